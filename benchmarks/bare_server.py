@@ -1,8 +1,8 @@
-"""A server that hands an index file to FAISS, without any check or limit: the peer of ``serving.py --peers``.
+"""A server that passes queries to a FAISS index without checks or limits: the peer of ``serving.py --peers``.
 
     python benchmarks/bare_server.py VERSION_DIRECTORY PARSER
 
-VERSION_DIRECTORY is a published version, PARSER ``h11`` or ``httptools``. The port that it listens on is printed.
+VERSION_DIRECTORY is a published version, PARSER ``h11`` or ``httptools``. The port is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from embsync.index.layers import search_parameters
 
 
 def application(version: Path) -> Starlette:
-    """Return the application: one endpoint."""
+    """Return the application, which has one endpoint."""
     index = faiss.read_index(str(version / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
     labels = np.append(np.load(version / "index_rows.npy"), -1)
     with embsync.open(version.parents[1]) as reader:
@@ -41,7 +41,7 @@ def application(version: Path) -> Starlette:
 
 def main(version: Path, parser: str) -> None:
     """Serve until a signal."""
-    # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer waits 40 ms for an ACK.
+    # If the protocol is given, asyncio sets TCP_NODELAY; otherwise each response waits 40 ms for an ACK.
     with socket.socket(proto=socket.IPPROTO_TCP) as bound:
         bound.bind(("127.0.0.1", 0))
         print(bound.getsockname()[1], flush=True)

@@ -32,7 +32,7 @@ PATIENCE = 120.0
 
 @contextlib.contextmanager
 def daemon(place: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a daemon on ``place/watch`` until it is left."""
+    """Run a daemon on ``place/watch`` until the context is left."""
     settings = {"watch": {"path": "watch", "rescan_seconds": 15.0}, "store": {"path": "store"}}
     (place / "embsync.yaml").write_text(yaml.safe_dump(settings))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -45,14 +45,14 @@ def daemon(place: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def idle(place: Path) -> bool:
-    """Tell whether the daemon says that it has nothing to do."""
+    """Return whether the daemon reports that it is idle."""
     with contextlib.suppress(OSError, ValueError):
         return bool(json.loads((place / "store" / "status.json").read_text())["state"] == "idle")
     return False
 
 
 def current(place: Path) -> str:
-    """Return where ``current`` leads, "" before the first version."""
+    """Return the target of ``current``, "" before the first version."""
     with contextlib.suppress(OSError):
         return str((place / "store" / "current").readlink())
     return ""
@@ -68,7 +68,7 @@ def until(what: str, true: Callable[[], object]) -> None:
 
 
 def old_snapshots(watch: Path, count: int) -> None:
-    """Leave finished snapshots, all of them alike but for their names."""
+    """Write finished snapshots that differ only in their names."""
     random = np.random.default_rng(0)
     made = watch / "day=0"
     made.mkdir(parents=True)
@@ -91,13 +91,13 @@ def processor_seconds(process: int) -> float:
 
 
 def idling(count: int, seconds: float) -> dict[str, float]:
-    """Return the share of a core that an idle daemon takes."""
+    """Return the share of a core that an idle daemon uses."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         old_snapshots(place / "watch", count)
         with daemon(place) as process:
             until("the newest is published", lambda: current(place) and idle(place))
-            time.sleep(20)  # past the first rescan, and past what a directory's clock leaves open
+            time.sleep(20)  # past the first rescan and the resolution of directory times
             before, began = processor_seconds(process.pid), time.monotonic()
             time.sleep(seconds)
             used, passed = processor_seconds(process.pid) - before, time.monotonic() - began
@@ -105,7 +105,7 @@ def idling(count: int, seconds: float) -> dict[str, float]:
 
 
 def noticing(days: list[Path]) -> list[dict[str, float | str]]:
-    """Return, for each night, the seconds from its marker to ``current`` and those of the pipeline in it."""
+    """Return, for each night, the seconds from its marker to ``current``, and those of the pipeline in them."""
     took: list[dict[str, float | str]] = []
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)

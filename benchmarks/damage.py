@@ -1,4 +1,4 @@
-"""What goes wrong with a snapshot while every score in it stays a number: kinds of damage, made on a healthy model."""
+"""Damage to a snapshot that leaves every score finite: kinds of damage, applied to a healthy model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from small_models import Model
 
 @dataclass(frozen=True)
 class Scene:
-    """What damage can be made of.
+    """Models from which damaged snapshots are made.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Damaged:
-    """One made damage: ``share`` of the rows of ``side`` it reaches, 1 for all."""
+    """A damaged snapshot: the damage affects ``share`` of the rows of ``side``, 1 for all."""
 
     kind: str
     side: str
@@ -44,7 +44,7 @@ Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
 def all_of(scene: Scene, seed: int = 3) -> Iterator[Damaged]:
-    """Yield every damage of a scene."""
+    """Yield every kind of damage to a scene."""
     for side in ("items", "users"):
         if getattr(scene.tonight, side) is None:
             continue
@@ -74,12 +74,12 @@ def _rows(scene: Scene, kind: str, side: str, share: float, change: Change, rand
 
 
 def _block(rows: np.ndarray, chosen: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return consecutive rows from a place of their own, as many as were chosen."""
+    """Return consecutive rows from a random place, as many as were chosen."""
     first = int(random.integers(len(rows) - len(chosen) + 1))
     return np.arange(first, first + len(chosen))
 
 
-#: Kinds that reach some rows: new values for the chosen ones.
+#: Kinds that affect some rows: new values for the chosen ones.
 ROWS: dict[str, Change] = {
     "shuffled rows": lambda rows, chosen, random: rows[random.permutation(chosen)],
     "rows of the next id": lambda rows, chosen, random: rows[np.roll(chosen, 1)],
@@ -111,12 +111,12 @@ def _clipped(rows: np.ndarray, quantile: float) -> np.ndarray:
 
 def _column(rows: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     made = rows.copy()
-    strongest = int(np.argsort((rows - rows.mean(axis=0)).std(axis=0))[len(rows[0]) // 2])  # one of middling spread
+    strongest = int(np.argsort((rows - rows.mean(axis=0)).std(axis=0))[len(rows[0]) // 2])  # one of medium spread
     made[:, strongest] = change(rows[:, strongest])
     return made
 
 
-#: Kinds that reach a whole side.
+#: Kinds that affect an entire side.
 WHOLE: dict[str, Change] = {
     "flipped column": lambda rows, _, random: _column(rows, lambda column: -column),
     "constant column": lambda rows, _, random: _column(rows, lambda column: np.full_like(column, column.mean())),
@@ -148,7 +148,7 @@ def _whole(scene: Scene, kind: str, side: str, change: Change, random: np.random
 
 
 def _stale(scene: Scene, side: str, share: float, random: np.random.Generator) -> Damaged:
-    """Leave a share of the ids with the raw rows of the night before."""
+    """Replace a share of the ids' rows by the raw rows of the night before."""
     rows, ids = _parts(scene.tonight, side)
     old, old_ids = _parts(scene.before, side)
     common, here, there = np.intersect1d(ids, old_ids, return_indices=True)

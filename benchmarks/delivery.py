@@ -37,7 +37,7 @@ ENDPOINTS: dict[str, Callable[[Path], contextlib.AbstractContextManager[S3Server
 
 
 def published(folder: Path, size: Size) -> int:
-    """Publish one night; return the bytes of its version."""
+    """Publish one night; return the size of its version in bytes."""
     night, _ = write_nights(folder / "nights", size)
     config = load(environment={}, options={"index.factory": "Flat"})
     publish_snapshot(Store(folder / "store"), Request(night), config)
@@ -46,7 +46,7 @@ def published(folder: Path, size: Size) -> int:
 
 
 def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Run a command; return its seconds, and its processor seconds."""
+    """Run a command; return its wall and processor seconds."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -55,7 +55,7 @@ def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float
 
 @contextlib.contextmanager
 def emptied(*folders: Path) -> Iterator[None]:
-    """Remove directories afterwards."""
+    """Remove directories at the end."""
     yield
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -30,7 +30,7 @@ from embsync.store import Store
 
 
 def as_parquet(night: Path, place: Path, files: int) -> Path:
-    """Write a night again, each side as that many files of parquet with one row group."""
+    """Rewrite a night as ``files`` parquet files per side, with one row group each."""
     for side in ("items", "users"):
         (place / side).mkdir(parents=True)
         vectors, ids = np.load(night / f"{side}.npy", mmap_mode="r"), np.load(night / f"{side[:-1]}_ids.npy")
@@ -43,16 +43,16 @@ def as_parquet(night: Path, place: Path, files: int) -> Path:
 
 
 def configured(partitions: int | None) -> Config:
-    """Return the configuration of the local engine, or of Spark's with that many partitions."""
+    """Return the configuration of the local engine, or of Spark with this number of partitions."""
     conf: dict[str, str | int | float | bool] = {"spark.driver.memory": "4g", "spark.ui.enabled": "false"}
-    conf["spark.sql.files.openCostInBytes"] = 2**27  # one file a task
+    conf["spark.sql.files.openCostInBytes"] = 2**27  # one file per task
     engine = EngineConfig() if partitions is None else EngineConfig(kind="spark", conf=conf, partitions=partitions)
     space = SpaceConfig(anchors=AnchorsConfig(rows=20_000))
     return Config(engine=engine, index=IndexConfig(factory="Flat"), space=space, checks={})
 
 
 def seconds(nights: list[Path], config: Config) -> list[float]:
-    """Publish two nights into a fresh store and return the seconds of each."""
+    """Publish two nights to a new store and return the seconds of each."""
     found = []
     with tempfile.TemporaryDirectory() as directory:
         for night in nights:
@@ -63,7 +63,7 @@ def seconds(nights: list[Path], config: Config) -> list[float]:
 
 
 def driver(users: int) -> None:
-    """Publish two nights by a process each, and print what each took without Java."""
+    """Publish two nights in a process each, and print what each took without Java."""
     print("| users | night | seconds | processor seconds of the driver's Python | its peak, resident / anonymous |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as directory:

@@ -38,7 +38,7 @@ def manifests(code: Path, nights: list[Path], store: Path) -> list[dict[str, Any
 
 
 def figures(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield every leaf with its path; of a list of named records, by their names."""
+    """Yield every leaf with its path; a list of named records uses their names."""
     if isinstance(value, dict):
         for name, one in value.items():
             yield from figures(one, f"{path}.{name}")

@@ -47,14 +47,14 @@ def written(place: Path) -> Path:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return processor seconds."""
+    """Return the processor seconds of ``work``."""
     began = time.process_time()
     work()
     return time.process_time() - began
 
 
 def blocking(version: embsync.Version, factory: str, rounds: int) -> None:
-    """Print what blocked items cost."""
+    """Print the cost of blocked items."""
     asked = np.arange(ASKED)
     lists = {
         "random": np.random.default_rng(0).integers(0, ITEMS, (ASKED, BLOCKED)),
@@ -70,13 +70,13 @@ def blocking(version: embsync.Version, factory: str, rounds: int) -> None:
 
 
 def repeated(work: Callable[[], Any]) -> None:
-    """Do it several times, as one takes less than the clock can tell."""
+    """Call ``work`` several times, as one call is shorter than the resolution of the clock."""
     for _ in range(_REPEATED):
         work()
 
 
 def condition(version: embsync.Version, factory: str, rounds: int) -> str:
-    """Return what a condition on labels costs, the first time and again."""
+    """Return the cost of a condition on labels, the first time and again."""
     query = version.users.vectors[:1] if version.users is not None else version.items.vectors[:1]
     plain = partial(version.search, query, 10)
     filtered = partial(plain, where={"genre": "genre 7"})

@@ -46,7 +46,7 @@ def recall(version: Version, users: np.ndarray, count: int, random: np.random.Ge
 
 
 def popular(version: Version, users: np.ndarray, count: int, random: np.random.Generator) -> float:
-    """Return the same for one answer to everybody: the best items of the mean user."""
+    """Return the same for a single result for all users: the best items of the mean user."""
     items = version.items.vectors[version.items.live]
     best = np.argsort(-(users @ items.T), axis=1)[:, : FOUND + count]
     common = np.argsort(-(items @ version.users.mean))
@@ -82,7 +82,7 @@ def main(data: Path) -> None:
 
 
 def newcomers(reader: embsync.Store) -> None:
-    """Print the same for users that the version before had never seen, folded in there."""
+    """Print the same for users that the previous version did not have, folded in there."""
     print("| way, for users new the next day | " + " | ".join(f"{count} items" for count in SHOWN) + " |")
     ways: list[dict[str, object]] = [{}, {"method": "mean"}, {"method": "nearest"}]
     gains: dict[int, list[np.ndarray]] = {count: [] for count in SHOWN}

@@ -33,7 +33,7 @@ TEXT_SHARE = 20
 
 @dataclass(frozen=True)
 class Data:
-    """What every format holds."""
+    """The data that every format holds."""
 
     ids: Any
     vectors: Any
@@ -44,13 +44,13 @@ class Data:
         return [f"item-{number}" for number in self.ids.tolist()]
 
     def some(self, share: int) -> Data:
-        """Return the first rows."""
+        """Return the first ``1 / share`` of the rows."""
         rows = len(self.ids) // share
         return Data(self.ids[:rows], self.vectors[:rows])
 
 
 Loads = Callable[[], Any]
-#: Writes a file or directory and yields the libraries' ways to load it.
+#: Writes a file or directory and yields the ways in which libraries load it.
 Format = Callable[[Path, Data], Iterator[tuple[str, Loads]]]
 
 
@@ -239,7 +239,7 @@ FORMATS: dict[str, tuple[str, Format]] = {
 
 
 def read(opened: Snapshot) -> None:
-    """Make one pass of ours."""
+    """Read all of a snapshot once with embsync."""
     opened.items.ids()
     for _ in opened.items.blocks():
         pass
@@ -257,7 +257,7 @@ def measure(name: str, data: Data, pairs: int) -> None:
         except (ImportError, ValueError) as error:
             print(f"| {name} | left out: {error} | | | | |", flush=True)
             return
-        except Exception as error:  # a layout that there is not, or not yet
+        except Exception as error:  # a layout that does not exist, or not yet
             print(f"| {name} | left out: {str(error)[:60]} | | | | |", flush=True)
             return
         read(opened)

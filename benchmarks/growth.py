@@ -25,7 +25,7 @@ WIDTH, ROWS = 64, 120_000
 HERE = Path(__file__).resolve().parent
 RESULTS, PICTURE = HERE / "growth.json", HERE.parent / "docs" / "performance.svg"
 NAMES = {"plain": "plain recipe", "expert": "an expert's recipe", "embsync": "embsync.stabilize, with certificate"}
-#: Colours on light and on dark.
+#: Colours in light and dark mode.
 STYLE = (
     "text{fill:#1a1f26}.page{fill:#fff}.grid{stroke:#e2e8f0}.plain{color:#b91c1c}.expert{color:#64748b}.embsync{color:#1d4ed8}"
     "@media(prefers-color-scheme:dark){text{fill:#e7eaee}.page{fill:#14171b}.grid{stroke:#2a3037}"
@@ -34,7 +34,7 @@ STYLE = (
 
 
 def nights(rows: int, width: int) -> Iterator[tuple[recipes.Table, recipes.Table]]:
-    """Yield items and users of two nights; each may be dropped before the next is made."""
+    """Yield items and users of two nights; each night may be freed before the next is made."""
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.standard_normal((width, width)))[0].astype(np.float32)
     spectrum = (2.0 / (1.0 + np.arange(width, dtype=np.float32) / 8.0)).astype(np.float32)

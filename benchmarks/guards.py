@@ -1,4 +1,4 @@
-"""What the checks say to healthy retrainings and to made damage: the table their limits are set by.
+"""Verdicts of the checks on healthy retrainings and on damage: the basis of their limits.
 
     python benchmarks/guards.py [--json FILE] [--data ../shared/data/goodbooks] [--healthy | --damaged] [--only KIND]
 
@@ -39,7 +39,7 @@ MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one snapshot: outcome is refused, warned or silent; figures by check."""
+    """Result for one snapshot: ``outcome`` is refused, warned or silent; ``figures`` by check."""
 
     kind: str
     scene: str
@@ -53,7 +53,7 @@ class Verdict:
 
 
 def configuration(**options: object) -> Config:
-    """Return a quick configuration: exact index, one thread, few queries."""
+    """Return a fast configuration: exact index, one thread, few queries."""
     return load(
         environment={},
         options={
@@ -67,7 +67,7 @@ def configuration(**options: object) -> Config:
 
 
 class Judge:
-    """A store in memory with a history, which judges snapshots as if each were the next."""
+    """A store in memory with a history; each snapshot is judged as if it were the next one."""
 
     def __init__(self, root: Path, history: list[Model], options: dict[str, object]) -> None:
         self._root, self._config = root, configuration(**options)
@@ -82,14 +82,14 @@ class Judge:
         ).version
 
     def judge(self, model: Model, kind: str, scene: str, side: str = "", share: float = 0.0) -> Verdict:
-        """Return the verdict on one snapshot; the store is as before."""
+        """Return the verdict on one snapshot; the store is rolled back."""
         path = model.save(self._root / "tonight")
         message = ""
         try:
             published = publish_snapshot(self._store, Request(path, tuple(DEFAULT_LIMITS)), self._config)
             records = published.checks
             self._store.rollback(self._number)
-            shutil.rmtree(self._store.path(published.version))  # or prune would delete the night before
+            shutil.rmtree(self._store.path(published.version))  # otherwise prune would delete the night before
         except EmbsyncError as error:
             return Verdict(kind, scene, side, share, "refused", [f"exit {error.exit_code}"], [], {}, str(error))
         finally:
@@ -122,7 +122,7 @@ def _judge_scene(scene: Scene, only: str | None) -> list[Verdict]:
 
 
 def run(pairs: Iterable[Pair], damaged: Iterable[Scene], only: str | None, jobs: int) -> list[Verdict]:
-    """Judge everything, in so many processes."""
+    """Judge everything, in ``jobs`` processes."""
     verdicts: list[Verdict] = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         tasks = [pool.submit(_judge_scene, scene, only) for scene in damaged]
@@ -134,7 +134,7 @@ def run(pairs: Iterable[Pair], damaged: Iterable[Scene], only: str | None, jobs:
 
 
 def show(verdicts: list[Verdict]) -> None:
-    """Print a line for each healthy pair that is not silent, and one for each kind of damage."""
+    """Print a line for each healthy pair with a warning or refusal, and one for each kind of damage."""
     well = [one for one in verdicts if one.kind == "healthy"]
     bad = [one for one in verdicts if one.kind != "healthy"]
     print(f"{len(well)} healthy pairs: {_counts(well)}")
@@ -167,7 +167,7 @@ def show(verdicts: list[Verdict]) -> None:
 
 
 def table(verdicts: list[Verdict]) -> str:
-    """Return refused/warned/silent of each kind of damage by the share of rows it reaches, as Markdown."""
+    """Return refused/warned/silent of each kind of damage by the share of affected rows, as Markdown."""
     shares = (0.02, 0.05, 0.1, 0.3, 0.5, 0.6, 1.0)
     found: dict[tuple[str, float], list[str]] = defaultdict(list)
     for one in verdicts:

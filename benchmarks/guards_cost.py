@@ -42,14 +42,14 @@ def in_turn(work: Callable[[], object], repeats: int) -> tuple[float, float]:
         Pairing.of = _PAIRED if judging else _judge_nothing
         began = time.process_time()
         work()
-        if number > 1:  # the first pair warms up
+        if number > 1:  # the first pair is a warm-up
             taken[judging].append(time.process_time() - began)
     Pairing.of = _PAIRED
     return min(taken[True]), min(taken[False])
 
 
 def stabilizing(nights: tuple[Path, Path], anchor_rows: int) -> Callable[[], object]:
-    """Return what stabilizes the second night in memory."""
+    """Return a function that stabilizes the second night in memory."""
     arrays = [
         [np.load(night / f"{name}.npy") for name in ("items", "users", "item_ids", "user_ids")] for night in nights
     ]
@@ -60,7 +60,7 @@ def stabilizing(nights: tuple[Path, Path], anchor_rows: int) -> Callable[[], obj
 
 
 def publishing(nights: tuple[Path, Path], root: Path, anchor_rows: int) -> Callable[[], object]:
-    """Return what publishes the second night with an exact index, and forgets it again."""
+    """Return a function that publishes the second night with an exact index, and rolls it back."""
     config = configuration(**{"space.anchors.rows": anchor_rows})
     store = Store(root)
     publish_snapshot(store, Request(nights[0]), config)

@@ -1,4 +1,4 @@
-"""How decoded rows get from the decoder's process to ours: a pipe, as embsync has it, against shared memory.
+"""Transfer of decoded rows from the decoder process: embsync's pipe compared with shared memory.
 
 Once without a file: a process that has the rows hands over blocks of the size that embsync uses, by ``pwrite`` to
 shared memory and a message a block, or by ``write`` to a pipe that is read into a new array. Once with decoding:
@@ -40,7 +40,7 @@ PIPE = 2**20
 
 
 class Writer:
-    """A process that hands over blocks on request."""
+    """A process that sends blocks on request."""
 
     def __init__(self, blocks: Callable[[], Iterator[Any]]) -> None:
         self.memory = os.memfd_create("handover")
@@ -72,7 +72,7 @@ class Writer:
                 messages.send(b"%d" % (number % SLOTS))
 
     def through_memory(self, count: int) -> None:
-        """Add up ``count`` blocks in shared memory."""
+        """Add up ``count`` blocks from shared memory."""
         self.requests.send("memory")
         for _ in range(SLOTS):
             self.messages.send(b"free")
@@ -95,7 +95,7 @@ class Writer:
 
 
 def decoded(path: Path) -> Iterator[Any]:
-    """Yield the numbers of parquet's batches, as the decoder decodes them."""
+    """Yield the values of parquet's batches, decoded as in the decoder."""
     pa.set_cpu_count(1)
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True) as file:
         for batch in file.iter_batches(STEP, columns=["features"], use_threads=False):

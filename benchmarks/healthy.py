@@ -1,4 +1,4 @@
-"""Snapshots that nothing is wrong with, one after the other, and the scenes that damage is done to."""
+"""Healthy snapshots, published in sequence, and the scenes that are damaged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER = {"als": "bpr", "bpr": "als", "lmf": "bpr", "puresvd": "als", "item2vec":
 
 @dataclass(frozen=True)
 class Pair:
-    """Snapshots published one after the other, the last of which is healthy and judged."""
+    """Snapshots published in sequence, the last of which is healthy and judged."""
 
     name: str
     history: list[Model]
@@ -24,7 +24,7 @@ class Pair:
 
 
 def healthy(data: Path | None) -> Iterator[Pair]:
-    """Yield pairs that nothing is wrong with."""
+    """Yield healthy pairs."""
     for kind in KINDS:
         yield Pair(f"{kind}: another seed", [trained(kind, 1, 0), trained(kind, 1, 5)])
         for night in (1, 2, 3):
@@ -78,7 +78,7 @@ def _items(model: Model) -> Model:
 
 
 def _cohort(model: Model, which: int, shared: float) -> Model:
-    """Return a night whose users are one half of them, beside a share that is there every night."""
+    """Return a night with one half of the users, plus a share that is present every night."""
     ids = model.user_ids
     kept = (ids % 2 == which) | (ids // 2 % 100 < 100 * shared)
     return model.with_rows(users=model.users[kept], user_ids=ids[kept])
@@ -120,9 +120,9 @@ def _shapes() -> Iterator[Pair]:
 
 
 def _noise() -> Iterator[Pair]:
-    """Yield pairs with columns that are drawn again each night, and biases: a column of each side against a constant.
+    """Yield pairs with columns that are drawn again each night, and biases: a column constant on the other side.
 
-    The first night with such columns is warned of; the third is judged here.
+    The first night with such columns gives a warning; the third is judged here.
     """
     for kind in ("als", "bpr", "two_tower"):
         nights = [trained(kind, night, night) for night in (1, 2, 3)]
@@ -149,7 +149,7 @@ def _with_noise(model: Model, seed: int, scale: float, count: int) -> Model:
 
 
 def _with_biases(model: Model, seed: int) -> Model:
-    """Return rows with a bias for each item that is much the same every night, and a small one for each user."""
+    """Return rows with a nearly constant bias for each item, and a small one for each user."""
     random = np.random.default_rng(seed)
     popularity = np.abs(model.items).sum(axis=1)
     of_items = popularity / popularity.mean() + 0.05 * random.standard_normal(len(popularity))
@@ -167,7 +167,7 @@ def _in_8_bits(rows: np.ndarray) -> np.ndarray:
 
 
 def _turned(model: Model) -> Model:
-    """Return the same scores in axes of condition 100."""
+    """Return the same scores with axes of condition number 100."""
     random = np.random.default_rng(4)
     width = model.items.shape[1]
     left, right = (np.linalg.qr(random.standard_normal((width, width)))[0] for _ in range(2))
@@ -195,7 +195,7 @@ def _some_constant(model: Model) -> Model:
 
 
 def _non_negative(model: Model) -> Model:
-    """Return rows as a network with rectified outputs leaves them: in fixed axes, a good part exactly zero."""
+    """Return rows as of a network with ReLU outputs: in fixed axes, a large part exactly zero."""
     reference = trained("als", 1, 1)
     _, here, there = np.intersect1d(model.item_ids, reference.item_ids, return_indices=True)
     U, _, Vt = np.linalg.svd(model.items[here].T @ reference.items[there])
@@ -203,7 +203,7 @@ def _non_negative(model: Model) -> Model:
 
 
 def _incremental(before: Model, after: Model) -> Model:
-    """Return the night before with new values for a tenth of the ids, in its own axes."""
+    """Return the night before with new values for a tenth of the ids, in the same axes."""
     _, here, there = np.intersect1d(after.item_ids, before.item_ids, return_indices=True)
     U, _, Vt = np.linalg.svd(after.items[here].T @ before.items[there])
     sides = {}
@@ -224,7 +224,7 @@ def _only(model: Model, items: int, users: int) -> Model:
 
 
 def scenes(data: Path | None) -> Iterator[Scene]:
-    """Yield the healthy pairs that damage is done to."""
+    """Yield the scenes that are damaged."""
     for kind in KINDS:
         yield Scene(kind, trained(kind, 1, 1), trained(kind, 2, 2), trained(kind, 2, 9), trained(OTHER[kind], 2, 2))
     yield Scene(

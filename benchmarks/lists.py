@@ -1,4 +1,4 @@
-"""How lists age: rotated every night with the centroids kept or moved by one step of k-means, beside rebuilt ones.
+"""Recall of rotated IVF lists over nights, with fixed or updated centroids, compared with rebuilt lists.
 
 Five real retrainings in turn, the same enlarged, and synthetic ones (`rotation_worlds.py`). Of each night: recall of
 the ten best with the ``nprobe`` that a rebuilt index needs for 0.95, the ``nprobe`` that each needs itself, and
@@ -38,7 +38,7 @@ def centroids_kept() -> Iterator[None]:
         yield
 
 
-#: How an index is rotated, by the name of its column.
+#: Ways to rotate an index, by the name of the column.
 WAYS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "centroids kept": centroids_kept,
     "moved by one step": contextlib.nullcontext,
@@ -46,7 +46,7 @@ WAYS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
 
 
 def aging(world: str, nights: Iterable[Night], factory: str, shown: list[int]) -> None:
-    """Rotate an index of each kind through the nights; print a line for those that are shown."""
+    """Rotate an index in each way through the nights; print a line for the nights in ``shown``."""
     chains: dict[str, Chain] = {}
     for number, night in enumerate(nights):
         live = live_vectors(night.vectors, np.arange(night.ids.size), METRIC)

@@ -1,7 +1,7 @@
-"""Best of alternating pairs: what two ways to do the same cost, on a machine that others use as well.
+"""Best of alternating pairs: the cost of two ways to do the same, on a machine with other load.
 
-Medians of seconds follow the load of a shared machine. Runs of both ways alternate, and the least wall time and the
-least processor time of each are kept: no other process makes a run faster than it is.
+Medians of seconds depend on the load of a shared machine. Runs of both ways alternate, and the least wall time and the
+least processor time of each are kept, since other processes never make a run faster.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ class Cost:
     ----------
     wall : float
     processor : float
-        User and system time of this process, its threads, and its children; of those still running in hundredths.
+        User and system time of this process, its threads and its children; running children in steps of 10 ms.
     """
 
     wall: float
     processor: float
 
     def least(self, other: Cost) -> Cost:
-        """Return the smaller wall time with the smaller processor time."""
+        """Return the smaller wall time and the smaller processor time."""
         return Cost(min(self.wall, other.wall), min(self.processor, other.processor))
 
 
 def cost(work: Callable[[], Any]) -> Cost:
-    """Run ``work`` and return what it took."""
+    """Run ``work`` and return its cost."""
     before, began = _processor(), time.perf_counter()
     work()
     return Cost(time.perf_counter() - began, _processor() - before)
 
 
 def best(works: Sequence[Callable[[], Any]], repeats: int) -> list[Cost]:
-    """Run all works in turn, ``repeats`` times, and return the least cost of each."""
+    """Run all ``works`` in turn, ``repeats`` times, and return the least cost of each."""
     least = [cost(work) for work in works]
     for _ in range(repeats - 1):
         least = [one.least(cost(work)) for one, work in zip(least, works, strict=True)]

@@ -27,7 +27,7 @@ WIDTH = 128
 
 
 def write(folder: Path, rows: int) -> dict[str, Path]:
-    """Leave the same table in three packagings."""
+    """Write the same table in three layouts of files."""
     matrix = np.random.default_rng(0).standard_normal((rows, WIDTH)).astype(np.float32)
     offsets = np.arange(0, rows * WIDTH + 1, WIDTH, dtype=np.int32)
     table = pa.table({"id": np.arange(rows), "features": pa.ListArray.from_arrays(offsets, matrix.reshape(-1))})

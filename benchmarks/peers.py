@@ -55,7 +55,7 @@ class Data:
 
     @classmethod
     def made(cls) -> Data:
-        """Return seeded data: genres, one that the first number decides, and labels that know nothing of vectors."""
+        """Return seeded data: genres, a label determined by the first value, and labels independent of the vectors."""
         random = np.random.default_rng(42)
         genres = random.normal(size=(30, WIDTH))
         norms = random.lognormal(0, 0.5, (ITEMS, 1))
@@ -75,7 +75,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter in words, by the items it lets through."""
+    """A filter as a condition and as the items that pass it."""
 
     kind: str
     name: str
@@ -83,7 +83,7 @@ class Filter:
 
     @classmethod
     def all_of(cls, data: Data) -> list[Filter]:
-        """Return every filter at every selectivity."""
+        """Return every kind of filter at every selectivity."""
         random = np.random.default_rng(1)
         found = []
         for name, share in SHARES.items():
@@ -100,7 +100,7 @@ class Filter:
 
 
 def ours(data: Data, directory: Path) -> Callable[[Filter], Search]:
-    """Publish the items, queries as users, and labels; search a version as a consumer would."""
+    """Publish the items, the queries as users, and labels; search a version with the reader."""
     snapshot = directory / "snapshot"
     snapshot.mkdir()
     np.save(snapshot / "items.npy", data.items)
@@ -134,11 +134,11 @@ def ours(data: Data, directory: Path) -> Callable[[Filter], Search]:
 
 
 def bare_faiss(data: Data, index: Any, parameters: Callable[[Any], Any]) -> Callable[[Filter], Search]:
-    """Let FAISS skip what a bitmap made of NumPy's columns does not let through, as its wiki shows."""
+    """Search with FAISS and a bitmap computed from NumPy columns, as its wiki shows."""
     index.add(data.items)
     positions = {name: place for place, name in enumerate(data.ids.tolist())}
     shares = {name: 1000 * share - 1e-9 for name, share in SHARES.items()}
-    tagged = {name: np.array([name in one for one in data.tags]) for name in SHARES}  # a column for each tag
+    tagged = {name: np.array([name in one for one in data.tags]) for name in SHARES}  # one column per tag
 
     def mask_of(one: Filter, ids: list[int]) -> Any:
         if one.kind == "string":
@@ -165,7 +165,7 @@ def bare_faiss(data: Data, index: Any, parameters: Callable[[Any], Any]) -> Call
 
 
 def qdrant(data: Data) -> Callable[[Filter], Search]:
-    """Qdrant in this process: payload beside the points, filters by payload and by id."""
+    """Search with Qdrant in this process: payload beside the points, filters by payload and by id."""
     from qdrant_client import QdrantClient, models  # noqa: PLC0415  (large, and may be left out)
 
     client = QdrantClient(":memory:")
@@ -199,7 +199,7 @@ def qdrant(data: Data) -> Callable[[Filter], Search]:
 
 
 def lance(data: Data, directory: Path) -> Callable[[Filter], Search]:
-    """LanceDB: a table on disk with scalar indexes, searched exactly, as it advises below 100,000 rows."""
+    """Search with LanceDB: a table on disk with scalar indexes, exactly, as it recommends below 100,000 rows."""
     import lancedb  # noqa: PLC0415  (large, and may be left out)
 
     table = lancedb.connect(directory / "lance").create_table(

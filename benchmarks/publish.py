@@ -36,7 +36,7 @@ import embsync
 STAGES = ("read", "align", "write", "index", "recall", "publish")
 ALLOWED_BYTES = 300_000_000
 ALLOWED_BYTES_A_ROW = 48
-#: Judged rows with their anchors, sums of the folds, products of blocks, and what an SVD of each worker needs.
+#: Judged rows with their anchors, sums of the folds, products of blocks, and the memory of each worker's SVD.
 ALLOWED_MATRICES = 90
 
 

@@ -1,7 +1,7 @@
-"""What a team would write instead of embsync: the same alignment of one night, in memory, without a certificate.
+"""The peers of embsync: the same alignment of one night, in memory, without a certificate.
 
-``plain`` is the recipe as it is published: QR of both sides in float64. ``expert`` is what an engineer who knows the
-machine makes of it: Gram matrices of float32 blocks added up in float64, Cholesky factors, and no copy of a side beside
+``plain`` is the recipe as published: QR of both sides in float64. ``expert`` is a version optimized for the
+machine: Gram matrices of float32 blocks added up in float64, Cholesky factors, and no copy of a side beside
 the result. Both join the ids of tonight with those of the reference.
 """
 
@@ -17,7 +17,7 @@ Matrix = NDArray[np.float64]
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-#: Rows of a block that stays in the cache with its product.
+#: Rows of a block that remains in the cache with its product.
 STEP = 4096
 
 
@@ -38,7 +38,7 @@ class Reference:
 
 
 def reference(items: Table, users: Table) -> Reference:
-    """Return the space that the first night begins."""
+    """Return the stable vectors of a new space that starts with this night."""
     stable = _stable(items.vectors, users.vectors)
     return Reference(*(_sorted(one.ids, vectors) for one, vectors in zip((items, users), stable, strict=True)))
 
@@ -88,7 +88,7 @@ def _product(left: Vectors, right: Vectors) -> Matrix:
 
 
 def _joined_product(now: Table, then: Table) -> Matrix:
-    """Return tonight's raw rows against the reference of the same ids, block by block."""
+    """Return the product of tonight's raw rows with the reference rows of the same ids, block by block."""
     here, there = _joined(now, then)
     total = np.zeros((now.vectors.shape[1], then.vectors.shape[1]))
     for start in range(0, len(here), STEP):
@@ -98,7 +98,7 @@ def _joined_product(now: Table, then: Table) -> Matrix:
 
 
 def _joined(now: Table, then: Table) -> tuple[Ids, Ids]:
-    """Return the rows of the ids in both: of tonight, and of the reference, which ascends by id."""
+    """Return the rows of the common ids: tonight's, and those of the reference, which ascends by id."""
     places = np.searchsorted(then.ids, now.ids)
     places[places == len(then.ids)] = 0
     here = np.flatnonzero(then.ids[places] == now.ids)

@@ -41,18 +41,18 @@ Ask = Callable[[], Awaitable[object]]
 
 
 class Wire(asyncio.Transport):
-    """A connection whose answers are kept."""
+    """A connection that keeps its responses."""
 
     def __init__(self) -> None:
         super().__init__({"sockname": ("127.0.0.1", 1), "peername": ("127.0.0.1", 2)})
         self.answer = bytearray()
 
     def write(self, data: Any) -> None:
-        """Take a part of an answer."""
+        """Keep a part of a response."""
         self.answer += data
 
     def is_closing(self) -> bool:
-        """Return that it never is."""
+        """Return False."""
         return False
 
     def resume_reading(self) -> None:
@@ -63,7 +63,7 @@ class Wire(asyncio.Transport):
 
 
 def asking(protocol: Any, requests: list[bytes]) -> Ask:
-    """Return what hands in one request after the other, each when the one before is answered."""
+    """Return a function that sends one request after the other, each when the previous one is answered."""
     wire = Wire()
     protocol.connection_made(wire)
 
@@ -88,7 +88,7 @@ def request(query: np.ndarray) -> bytes:
 
 
 def protocol(kind: Callable[..., Any], application: Any) -> Any:
-    """Return a connection of uvicorn's, without a socket."""
+    """Return a connection of uvicorn, without a socket."""
     config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False, ws="none", loop="asyncio")
     return kind(config=config, server_state=ServerState(), app_state={}, _loop=asyncio.get_running_loop())
 
@@ -105,7 +105,7 @@ def served(root: Path) -> Iterator[Application]:
 
 
 async def measured(root: Path, rounds: int) -> dict[str, float]:
-    """Return the least processor microseconds a request of each way."""
+    """Return the least processor microseconds per request of each way."""
     with served(root) as application, embsync.open(root) as reader:
         version = reader.current
         assert version.users is not None

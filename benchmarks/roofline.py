@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from workload import Size, write_nights
 
 GIB = 2**30
-#: Numbers of a block, as embsync has them (`embsync.rows.BLOCK_NUMBERS`).
+#: Values of a block, as in embsync (`embsync.rows.BLOCK_NUMBERS`).
 BLOCK = 2**18
 #: Vectors whose nearest items are found in the second pass: of 1,000 sampled users the stable ones, the parent's stable
 #: ones, and the parent's raw ones (`embsync.pipeline.neighbours`).
@@ -36,12 +36,12 @@ SCANNED = 3 * 1000
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine does in a second, all cores at work.
+    """Rates of the machine per second, with all cores busy.
 
     Attributes
     ----------
     copy, write, cold, cached, hashed : float
-        GB of memory copied, written with fsync, read from the disk, read from the page cache, put through sha256.
+        GB of memory copied, written with fsync, read from the disk, read from the page cache, and hashed by sha256.
     float32, float64 : float
         Gflop of products of a block's transpose with another block.
     """
@@ -109,7 +109,7 @@ _PRODUCTS = 20
 
 
 def _products(kind: np.dtype, width: int, cores: int) -> Callable[[], object]:
-    # Of two arrays: NumPy has another routine for an array with itself.
+    # Of two arrays, since NumPy uses another routine for an array with itself.
     pairs = [np.random.default_rng(0).standard_normal((2, BLOCK // width, width)).astype(kind) for _ in range(cores)]
 
     def work(pair: np.ndarray) -> None:
@@ -140,7 +140,7 @@ class Stage:
     written: float = 0.0
 
     def least(self, rate: Rates) -> float:
-        """Return the seconds below which the stage cannot be; reading, hashing and products overlap."""
+        """Return a lower bound of the stage's seconds; reading, hashing and products overlap."""
         return max(
             (self.flop32 / rate.float32 + self.flop64 / rate.float64) / 1e9,
             self.copied / rate.copy / 1e9,
@@ -153,7 +153,7 @@ class Stage:
 def stages(rows: int, width: int) -> Iterator[tuple[str, Stage]]:
     """Yield the least work of each stage of a night whose rows all have an anchor and a predecessor."""
     side, product, items = 4.0 * rows * width, 2.0 * rows * width * width, rows // 6
-    # Gram and cross-Gram matrix; every number is read twice, with its anchor, and hashed for the fingerprint.
+    # Gram and cross-Gram matrix; every value is read twice, with its anchor, and hashed for the fingerprint.
     yield "align", Stage(flop32=2 * product, read=2 * side, hashed=side)
     # The map in float64; in float32 the residual against the raw rows and itself, the parent's rows mapped back, and
     # the scores of the items, which are read again. Every row is read with the parent's, written and hashed.

@@ -52,7 +52,7 @@ class Chain:
     ids: np.ndarray
 
     def advance(self, night: Night, live: LiveVectors) -> tuple[float, float]:
-        """Rotate to ``night``; return the seconds of moving the survivors and of the whole."""
+        """Rotate to ``night``; return the seconds of moving the survivors and those in total."""
         moved = positions(night.ids, self.ids)
         known = np.isin(night.ids, self.ids)
         fresh = live.rows[~known]
@@ -70,18 +70,18 @@ class Chain:
         return middle - began, ended - began
 
     def rows(self, night: Night) -> np.ndarray:
-        """Label to row of ``night``."""
+        """Return the row of ``night`` for each label."""
         return positions(night.ids, self.ids)
 
 
 def positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return where ``wanted`` stand in the ascending ``ids``, -1 where they do not."""
+    """Return the positions of ``wanted`` in the ascending ``ids``, -1 for missing ones."""
     found = np.minimum(np.searchsorted(ids, wanted), ids.size - 1)
     return np.where(ids[found] == wanted, found, -1).astype(np.int64)
 
 
 def aging(name: str, nights: Iterable[Night], factories: Iterable[str], checkpoints: Iterable[int]) -> Iterator[Row]:
-    """Rotate one index a factory through all nights; at each checkpoint, rebuild one beside it and compare."""
+    """Rotate one index per factory through all nights; at each checkpoint, rebuild another one and compare."""
     chains: dict[str, Chain] = {}
     for number, night in enumerate(nights):
         live = live_vectors(night.vectors, np.arange(night.ids.size), METRIC)
@@ -103,7 +103,7 @@ def aging(name: str, nights: Iterable[Night], factories: Iterable[str], checkpoi
 
 
 def compare(chain: Chain, night: Night, live: LiveVectors, factory: str, moving: float, rotating: float) -> Row:
-    """Rebuild, judge both, time both."""
+    """Rebuild, judge both indexes, and time both."""
     rebuilt, building = timed(lambda: build(factory, live, METRIC))
     truth, exact = timed(lambda: exact_neighbours(live, night.queries, K, METRIC))
     gate = RecallGate(live, night.queries, truth, METRIC, TARGET)
@@ -192,7 +192,7 @@ def save(built: Built, path: Path) -> str:
 
 
 def overhead(night: Night, factory: str) -> Row:
-    """Time ``version.search`` of a published store beside bare FAISS, same parameters, on the same mapped file."""
+    """Time ``version.search`` of a published store and bare FAISS, with the same parameters on the same mapped file."""
     with tempfile.TemporaryDirectory() as directory:
         manifest = published(Path(directory), night, factory)
         with embsync.open(Path(directory) / "store") as store:
@@ -209,7 +209,7 @@ def overhead(night: Night, factory: str) -> Row:
                 "bare_single": lambda: [bare.search(query, K, params=parameters) for query in singles],
             }
             figures: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(25):  # in turns, so that other processes disturb all alike
+            for _ in range(25):  # in turn, so that other load affects all alike
                 for name, way in ways.items():
                     figures[name].append(timed(way)[1])
     least = {name: min(values) for name, values in figures.items()}
@@ -326,7 +326,7 @@ def show(row: Row) -> None:
 
 
 def tabulate(rows: list[Row]) -> None:
-    """Print a table with the longer of cases and figures downwards."""
+    """Print a table with the longer of cases and figures as rows."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, *([cell(row.get(name, "")) for name in names] for row in rows)]
     if len(names) > len(rows):
@@ -375,7 +375,7 @@ PARTS = {"synthetic": synthetic, "goodbooks": real, "decisions": judged, "search
 
 
 def fitting(factory: str, enlarge: int) -> str:
-    """Return the factory with as many lists as a smaller catalogue bears."""
+    """Return the factory with as many lists as a smaller catalogue allows."""
     return factory.replace("IVF4096", f"IVF{min(4096, 64 * max(1, enlarge))}")
 
 

@@ -1,4 +1,4 @@
-"""Catalogues that are retrained every night: synthetic ones of any size, and real ones, enlarged honestly."""
+"""Catalogues that are retrained every night: synthetic ones of any size, and enlarged real ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Night:
 
 
 def spectrum(width: int) -> np.ndarray:
-    """Scales of the axes that fall off as trained ones do; an isotropic cloud has no neighbourhoods to search."""
+    """Return decaying scales of the axes, as of trained vectors; an isotropic cloud has no neighbourhoods to search."""
     return (2.0 / (1.0 + np.arange(width) / 8.0)).astype(np.float32)
 
 
 def retrainings(rows: int, width: int, cosine: float, nights: int) -> Iterator[Night]:
-    """Yield night 0 to ``nights``: what each item is, plus what each training run makes of it.
+    """Yield night 0 to ``nights``: each item's constant vector plus the noise of each training run.
 
-    Independent noise every night, such that consecutive nights have the mean ``cosine``: as independent
+    The noise is independent every night, such that consecutive nights have the mean ``cosine``, as independent
     retrainings of one model on growing data have. 2 % of the items are new, 1 % gone, every night.
     """
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def retrainings(rows: int, width: int, cosine: float, nights: int) -> Iterator[N
 
 
 def wandering(rows: int, width: int, cosine: float, nights: int) -> Iterator[Night]:
-    """Yield nights whose noise adds up: every item walks away for good. No stable model does this; a gate must."""
+    """Yield nights whose noise adds up, so items drift without bound, as no stable model does; a gate must cope."""
     rng = np.random.default_rng(1)
     items, people = draw(rng, pool_of(rows, nights), width), draw(rng, QUERIES, width)
     noise = np.sqrt(1.0 / cosine**2 - 1.0)
@@ -64,7 +64,7 @@ def draw(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
 def blurred(rng: np.random.Generator, rows: np.ndarray, noise: float) -> np.ndarray:
     """Return ``rows`` with isotropic noise, ``noise`` times as large as they are.
 
-    Real retrainings are kinder: between the second and the third night of goodbooks the noise is 0.05 of the signal
+    In real retrainings it differs by axis: between the second and the third night of goodbooks it is 0.05 of the signal
     on the strongest axis of the stable space, 0.22 on the 17th, 1.17 on the weakest.
     """
     result = rng.standard_normal(rows.shape, dtype=np.float32)
@@ -74,7 +74,7 @@ def blurred(rng: np.random.Generator, rows: np.ndarray, noise: float) -> np.ndar
 
 
 def pool_of(rows: int, nights: int) -> int:
-    """Return how many items there ever are."""
+    """Return the total number of items over all nights."""
     return rows + nights * int(NEW * rows)
 
 
@@ -88,9 +88,9 @@ def catalogue(rng: np.random.Generator, rows: int, nights: int) -> Iterator[np.n
 
 
 def goodbooks(folder: Path, nights: int) -> Iterator[tuple[Night, Night]]:
-    """Yield the real retrainings, stable and raw, to and fro over the five days until ``nights`` have passed.
+    """Yield the real retrainings, stable and raw, back and forth over the five days until ``nights`` have passed.
 
-    Every step is from one independent training run to the next or to the one before it.
+    Every step is from one independent training run to the next or the previous one.
     """
     if not (folder / "day=1" / "items.npy").is_file():
         print(f"skipped: no real retrainings at {folder}")
@@ -113,7 +113,7 @@ def goodbooks(folder: Path, nights: int) -> Iterator[tuple[Night, Night]]:
 
 
 def lasting(folder: Path) -> np.ndarray:
-    """Return the ids that live on all five real days, 95 % of them; none where there are no real retrainings."""
+    """Return the ids that live on all five real days, 95 % of them; none without real retrainings."""
     days = [np.load(path) for path in folder.glob("day=*/item_ids.npy")]
     return reduce(np.intersect1d, days) if days else np.empty(0, np.int64)
 
@@ -121,9 +121,9 @@ def lasting(folder: Path) -> np.ndarray:
 def enlarged(nights: Iterable[Night], times: int, partners: np.ndarray) -> Iterator[Night]:
     """Yield nights with ``times`` as many items: each further one is a fixed mixture of two real ones.
 
-    A mixture cos(a) x + sin(a) y keeps norm and nightly noise of what it is made of, so it drifts as real items
-    do; a copy with an offset of its own would drift less than anything real. It lives while x does, and y, one of
-    the ``partners``, always does: were either mortal, twice as many would come and go as in the real catalogue.
+    A mixture cos(a) x + sin(a) y keeps norm and nightly noise of its components, so it drifts as real items
+    do; a copy with a constant offset would drift less than a real item. It lives while x does, and y, one of
+    the ``partners``, always does: otherwise, twice as many would come and go as in the real catalogue.
     """
     largest = 10_001  # above every goodbooks book_id
     for night in nights:

@@ -35,7 +35,7 @@ METRIC = "inner_product"
 
 
 def plain(live: LiveVectors, queries: np.ndarray, target: float) -> tuple[Callable[[np.ndarray], object], str]:
-    """Return the search of an index as most people build it, and what it reaches."""
+    """Return the search of an index with common settings, and its recall."""
     index = faiss.index_factory(live.width, "HNSW32", faiss.METRIC_INNER_PRODUCT)
     index.add(live.at(live.rows))
     gate = RecallGate(live, queries, exact_neighbours(live, queries, K, METRIC), METRIC, target)
@@ -59,7 +59,7 @@ def processor(work: Callable[[], object]) -> float:
 
 
 def compared(version: Version, repeats: int) -> None:
-    """Print what batches and single queries take."""
+    """Print the times of batches and single queries."""
     assert version.users is not None
     queries = np.ascontiguousarray(version.users.vectors[version.users.live][:QUERIES])
     live = live_vectors(np.asarray(version.items.vectors), np.flatnonzero(version.items.live), METRIC)
@@ -74,7 +74,7 @@ def compared(version: Version, repeats: int) -> None:
     batch, single = (dict.fromkeys(ways, np.inf) for _ in range(2))
     for _ in range(repeats):
         for name, way in ways.items():
-            way(queries)  # the one before has filled the processor's cache with another index
+            way(queries)  # the previous one has filled the CPU cache with another index
             batch[name] = min(batch[name], processor(lambda way=way: way(queries)))
             single[name] = min(single[name], processor(lambda way=way: [way(one) for one in singles]) / SINGLES)
     bare = "FAISS, the same file"

@@ -1,4 +1,4 @@
-"""What HTTP adds to a search, and what a switch of versions costs those who ask meanwhile.
+"""What HTTP adds to a search, and the latency of requests during a switch of versions.
 
 1. The same single queries in turn: in this process, over HTTP as JSON, over HTTP as npy; loopback, one connection that
    is kept, medians.
@@ -67,7 +67,7 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What ``wrk`` saw; times in milliseconds."""
+    """Results of ``wrk``; times in milliseconds."""
 
     requests: int
     broken: int
@@ -79,7 +79,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a client without pauses saw of a server; milliseconds, and microseconds of its processor time a request."""
+    """Results of a client without pauses: milliseconds, and microseconds of the server's processor time per request."""
 
     p50: float
     per_second: float
@@ -87,7 +87,7 @@ class Speed:
 
 
 def publish(root: Path, nights: tuple[Path, Path], count: int) -> None:
-    """Publish so many versions."""
+    """Publish ``count`` versions."""
     config = load(environment={}, options={"store": {"keep_versions": count + 1}})
     for number in range(count):
         publish_snapshot(Store(root), Request(nights[number % 2]), config)
@@ -95,7 +95,7 @@ def publish(root: Path, nights: tuple[Path, Path], count: int) -> None:
 
 @contextlib.contextmanager
 def serving(root: Path, workers: int) -> Iterator[tuple[tuple[str, int], int]]:
-    """Run a server until it is left; yield where it listens, and its process."""
+    """Run a server until the context is left; yield its address and process id."""
     command = [
         sys.executable,
         "-m",
@@ -174,7 +174,7 @@ def overhead(root: Path, where: tuple[str, int], repeats: int) -> dict[str, floa
 def under_load(
     script: Path, where: tuple[str, int], seconds: float, meanwhile: Callable[[], None], connections: int = 8
 ) -> Load:
-    """Ask for so many seconds while something else is done."""
+    """Send requests for ``seconds`` while something else is done."""
     command = [
         "wrk",
         "-t1",
@@ -196,7 +196,7 @@ def under_load(
 
 @contextlib.contextmanager
 def bare(root: Path, parser: str) -> Iterator[tuple[tuple[str, int], int]]:
-    """Run the server of twenty lines; yield where it listens, and its process."""
+    """Run ``bare_server.py``; yield its address and process id."""
     version = root / "versions" / f"{max(Store(root).numbers()):06d}"
     command = [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(version), parser]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -211,7 +211,7 @@ def bare(root: Path, parser: str) -> Iterator[tuple[tuple[str, int], int]]:
 def beside_peers(
     root: Path, script: Path, bodies: list[str], rounds: int, seconds: int
 ) -> dict[tuple[str, int], list[Speed]]:
-    """Return what each server did in each round, by its name and the number of connections."""
+    """Return the results of each server in each round, by its name and the number of connections."""
     speeds: dict[tuple[str, int], list[Speed]] = {}
     with contextlib.ExitStack() as stack:
         where, process = stack.enter_context(serving(root, 1))
@@ -229,7 +229,7 @@ def beside_peers(
 def unpaused(
     script: Path, bodies: list[str], where: tuple[str, int], process: int, connections: int, seconds: int
 ) -> Speed:
-    """Ask as fast as the server answers."""
+    """Send requests as fast as the server answers."""
     before = processor_seconds(process)
     if shutil.which("wrk"):
         load_ = under_load(script, where, seconds, lambda: None, connections)
@@ -268,7 +268,7 @@ def show_peers(speeds: dict[tuple[str, int], list[Speed]]) -> None:
 
 
 def switching(root: Path, where: tuple[str, int], pause: float) -> Callable[[], None]:
-    """Return what switches through all versions, and says at the end whether each was served."""
+    """Return a function that switches through all versions and returns whether each was served."""
 
     def switch() -> None:
         connection = http.client.HTTPConnection(*where)

@@ -37,7 +37,7 @@ Search = Callable[[int], list[list[Any]]]
 
 
 def held_out(version: Version) -> ProbeQueries:
-    """Return queries that no probe asks."""
+    """Return queries that the probe does not use."""
     many = probe_queries(version, QUERIES + 1000)
     probed = {row.tobytes() for row in probe_queries(version).vectors}
     kept = [place for place, row in enumerate(many.vectors) if row.tobytes() not in probed]

@@ -1,7 +1,7 @@
-"""Small recommenders on one drawn world of likes, each training kept in a cache: what guards.py judges.
+"""Small recommenders on simulated likes, each training cached: the models that guards.py judges.
 
-ALS, BPR and LMF by implicit, PureSVD by SciPy, item2vec by gensim, and a two-tower network in NumPy. Every one is
-trained on one thread from a seed, so that a table can be made again.
+ALS, BPR and LMF by implicit, PureSVD by SciPy, item2vec by gensim, and a two-tower network in NumPy. Each is
+trained on one thread with a seed, so that a table can be reproduced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CACHE = Path(os.environ.get("EMBSYNC_BENCHMARK_CACHE", Path(tempfile.gettempdir(
 WORLD = taste.World(items=1500, users=2000, tastes=24, likes=40.0)
 NIGHTS = 7
 WIDTH = 32
-#: Settings at which two trainings on the same night agree about as well as real ones do (item cosine 0.7 to 0.95).
+#: Settings at which two trainings on the same night agree about as well as real ones (item cosine 0.7 to 0.95).
 DEFAULTS: dict[str, dict[str, float]] = {
     "als": {"alpha": 5.0, "regularization": 1.0, "iterations": 12},
     "bpr": {"rate": 0.05, "regularization": 0.03, "iterations": 100},
@@ -45,7 +45,7 @@ class Model:
     user_ids: np.ndarray | None = None
 
     def save(self, path: Path) -> Path:
-        """Leave it as layout npy."""
+        """Write the model as layout npy."""
         path.mkdir(parents=True, exist_ok=True)
         for name, array in vars(self).items():
             if array is not None:
@@ -54,7 +54,7 @@ class Model:
 
     @staticmethod
     def load(path: Path) -> Model:
-        """Read what :meth:`save` left, or any snapshot of layout npy."""
+        """Read a model written by :meth:`save`, or any snapshot of layout npy."""
         names = ("items", "item_ids", "users", "user_ids")
         return Model(*(np.load(path / f"{name}.npy") if (path / f"{name}.npy").exists() else None for name in names))
 
@@ -65,21 +65,21 @@ class Model:
 
 @cache
 def nights() -> list[taste.Night]:
-    """Return what each night's training sees: likes grow, ids come and go, 5 % of the users are away."""
+    """Return the training data of each night: likes grow, ids come and go, 5 % of the users are absent."""
     random = np.random.default_rng(11)
     known = taste.catalogue(WORLD, NIGHTS, random)
     return list(taste.nights(WORLD, known, NIGHTS, random))
 
 
 def drawn_nights(count: int, churn: float, seed: int = 23) -> list[taste.Night]:
-    """Return a sequence of nights in which a share of both sides leaves and joins, and as many users stay away."""
+    """Return nights in which a share of both sides leaves and joins, and as many users are absent."""
     world = replace(WORLD, new=churn, leaving=churn, away=2 * churn)
     random = np.random.default_rng(seed)
     return list(taste.nights(world, taste.catalogue(world, count, random), count, random))
 
 
 def train_night(kind: str, night: taste.Night, seed: int, **settings: float) -> Model:
-    """Return a model of any night, from the cache when it is there."""
+    """Return a model of any night, from the cache if it is there."""
     settings = {"factors": WIDTH, **DEFAULTS[kind], **settings}
     words = f"{kind} {seed} {sorted(settings.items())}".encode()
     for array in (night.items, night.users, night.likes.indices):
@@ -92,7 +92,7 @@ def train_night(kind: str, night: taste.Night, seed: int, **settings: float) -> 
 
 
 def trained(kind: str, night: int, seed: int, *, start: Model | None = None, **settings: float) -> Model:
-    """Return a model of a night, from the cache when it is there.
+    """Return a model of a night, from the cache if it is there.
 
     Parameters
     ----------
@@ -101,9 +101,9 @@ def trained(kind: str, night: int, seed: int, *, start: Model | None = None, **s
         From 1.
     seed : int
     start : Model, optional
-        Where a warm start begins; of the same kind and width.
+        The initial model of a warm start, of the same kind and width.
     **settings
-        Beside the kind's own defaults: ``factors``, ``alpha``, ``regularization``, ``iterations``, ``rate``.
+        Override the defaults of the kind: ``factors``, ``alpha``, ``regularization``, ``iterations``, ``rate``.
     """
     settings = {"factors": WIDTH, **DEFAULTS[kind], **settings}
     words = f"{kind} {night} {seed} {sorted(settings.items())} {WORLD} {None if start is None else _digest(start)}"
@@ -123,7 +123,7 @@ def _digest(model: Model) -> str:
 
 
 def _from(start: Model | None, ids: np.ndarray, side: str, random: np.random.Generator, width: int) -> np.ndarray:
-    """Return starting rows: those of an earlier model where it has the id, else small random ones."""
+    """Return initial rows: those of an earlier model if it has the id, otherwise small random ones."""
     rows = (0.05 * random.standard_normal((len(ids), width))).astype(np.float32)
     if start is not None:
         known, vectors = (start.item_ids, start.items) if side == "items" else (start.user_ids, start.users)

@@ -1,6 +1,6 @@
-"""The alignment of one night as a job for pyspark's local mode: what a team with a cluster would write.
+"""The alignment of one night as a job for pyspark's local mode, as a team with a cluster would write it.
 
-Gram matrices and the cross-Gram matrix are summed by ``mapInArrow`` over parquet, the maps are found by the driver, and
+Gram matrices and the cross-Gram matrix are summed by ``mapInArrow`` over parquet, the driver computes the maps, and
 a second job maps the rows and writes parquet. Sides and reference are joined by id. No certificate, no index.
 """
 
@@ -23,7 +23,7 @@ PARTS = 4
 
 
 def job(work: Path, items: Table, users: Table, before: Reference) -> Callable[[], None]:
-    """Return what aligns the night to the reference, the session started and the tables written."""
+    """Return a function that aligns the night to the reference; the session is started and the tables are written."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this module
     os.environ["PYSPARK_PYTHON"] = sys.executable
     session = SparkSession.builder.master(f"local[{len(os.sched_getaffinity(0))}]").config(

@@ -24,7 +24,7 @@ import embsync
 from embsync.config import SnapshotConfig
 from embsync.snapshots import open_snapshot
 
-#: Way -> options of embsync.stabilize.
+#: Options of embsync.stabilize by way.
 POLICIES: dict[str, dict[str, object]] = {
     "previous": {"policy": "previous"},
     "first": {"policy": "first"},
@@ -37,14 +37,14 @@ SWEEP = {
     for slow in (0.001, 0.005, 0.02, 0.05)
 }
 
-#: Consecutive cosine below the best from which a way is named beneath the picture: it would press all others.
+#: Ways whose consecutive cosine is further below the best are named beneath the picture, which they would compress.
 _NEAR = 0.15
 _TICKS = 8
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one way."""
+    """The figures of one way."""
 
     way: str
     consecutive: float
@@ -69,12 +69,12 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 
 def raw(models: list[Model]) -> list[Sides]:
-    """Return the vectors as they are."""
+    """Return the raw vectors."""
     return [(model.items, model.users) for model in models]
 
 
 def signed_svd(models: list[Model]) -> list[Sides]:
-    """Return standardized vectors, each axis with the sign that fits the night before."""
+    """Return standardized vectors, each axis with the sign that fits the previous night."""
     out: list[Sides] = []
     for number, model in enumerate(models):
         alone = embsync.stabilize(model.items, model.users, threads=1)
@@ -91,7 +91,7 @@ def signed_svd(models: list[Model]) -> list[Sides]:
 
 
 def aligned(models: list[Model], **options: object) -> list[Sides]:
-    """Return what embsync makes of each night."""
+    """Return the stable vectors of each night."""
     out: list[Sides] = []
     anchors = None
     for model in models:
@@ -175,7 +175,7 @@ def measure(way: str, models: list[Model], rows: list[Sides]) -> Figures:
 
 
 def draw(found: list[Figures]) -> str:
-    """Return an SVG of consecutive against since-start cosines, a point a way; far ones are named below."""
+    """Return an SVG of consecutive and since-start cosines, a point per way; distant ones are named below."""
     best = max(one.consecutive for one in found)
     shown = sorted((one for one in found if one.consecutive > best - _NEAR), key=lambda one: -one.since_start)
     far = ", ".join(f"{one.way} ({one.consecutive:.2f}, {one.since_start:.2f})" for one in found if one not in shown)
@@ -218,7 +218,7 @@ def draw(found: list[Figures]) -> str:
 
 
 def _axis(values: list[float], start: float, end: float) -> tuple[Callable[[float], float], list[float]]:
-    """Return where on the picture a value is, and the round values to mark."""
+    """Return a function from a value to its position in the picture, and the round values to mark."""
     span = max(values) - min(values)
     step = next(one for one in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if span / one <= _TICKS)
     first, last = int(np.floor(min(values) / step)), int(np.floor(max(values) / step)) + 1

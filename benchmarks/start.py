@@ -1,4 +1,4 @@
-"""What a process takes until it works: importing, help, and opening a store for its first search.
+"""Startup time of a process: importing, help, and opening a store for its first search.
 
 The package of another commit and this one in turn, each as a new process with the same Python and libraries, after one
 run of each that leaves compiled files; the least processor milliseconds. The store is published by the other commit.
@@ -31,7 +31,7 @@ embsync.open({store!r}).current.search(np.ones({width}, np.float32))
 
 
 def commands(store: Path) -> dict[str, list[str]]:
-    """Return what is run, without the interpreter."""
+    """Return the command lines, without the interpreter."""
     return {
         "python alone": ["-c", ""],
         "import embsync": ["-c", "import embsync"],
@@ -45,7 +45,7 @@ def commands(store: Path) -> dict[str, list[str]]:
 
 
 def environment(code: Path) -> dict[str, str]:
-    """Return an environment in which ``embsync`` is that of ``code``, and compiled files are kept."""
+    """Return an environment in which ``embsync`` is the package of ``code``, and compiled files are kept."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPATH": str(code)}
 
@@ -60,7 +60,7 @@ def processor(command: list[str], code: Path) -> float:
 
 
 def imports(code: Path) -> tuple[float, int]:
-    """Return the wall milliseconds of ``import embsync`` by ``-X importtime``, and the modules that it loads."""
+    """Return the wall milliseconds of ``import embsync`` by ``-X importtime``, and the number of modules it loads."""
     run = [
         sys.executable,
         "-X",

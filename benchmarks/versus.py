@@ -45,7 +45,7 @@ ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def stabilize(nights: tuple[Path, Path], _: Path) -> Callable[[], None]:
-    """Return what aligns the second night's arrays."""
+    """Return a function that aligns the second night's arrays."""
     names = ("items", "users", "item_ids", "user_ids")
     first, second = ([np.load(night / f"{name}.npy") for name in names] for night in nights)
     ids = {"item_ids": first[2], "user_ids": first[3]}
@@ -55,7 +55,7 @@ def stabilize(nights: tuple[Path, Path], _: Path) -> Callable[[], None]:
 
 
 def sync(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
-    """Return what publishes the second night into a copy of a store that has the first."""
+    """Return a function that publishes the second night to a copy of a store with the first."""
     config = load(environment={"EMBSYNC_THREADS": "1", "EMBSYNC_INDEX__FACTORY": "Flat"})
     publish_snapshot(Store(work / "first"), Request(nights[0]), config)
 
@@ -70,7 +70,7 @@ def sync(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
 
 
 def open_version(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
-    """Return what opens the first night and makes it ready to answer."""
+    """Return a function that opens the first night's version and makes it ready to answer."""
     sync(nights, work)
 
     def run() -> None:
@@ -81,7 +81,7 @@ def open_version(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
 
 
 def lookup(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
-    """Return what looks up users in random order, in the version of the first night."""
+    """Return a function that looks up users in random order, in the version of the first night."""
     sync(nights, work)
     users = embsync.open(work / "first").current.users
     rows = np.random.default_rng(0).integers(0, len(users.ids), (10, 10_000))
@@ -89,19 +89,19 @@ def lookup(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
 
 
 def queries(nights: tuple[Path, Path]) -> np.ndarray:
-    """Return 500 users' vectors."""
+    """Return the vectors of 500 users."""
     return np.load(nights[0] / "users.npy")[:500]
 
 
 def search(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
-    """Return what searches the version of the first night, one query after the other."""
+    """Return a function that searches the version of the first night, one query after the other."""
     sync(nights, work)
     version = embsync.open(work / "first").current
     return lambda: [version.search(query[None], 10) for query in queries(nights)] and None
 
 
 def search_rotated(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
-    """Return what searches the second night's version, whose graph is the first one's, rotated."""
+    """Return a function that searches the second night's version, whose graph is the rotated one of the first."""
     config = load(environment={"EMBSYNC_THREADS": "1", "EMBSYNC_INDEX__FACTORY": "HNSW32"})
     for night in nights:
         publish_snapshot(Store(work / "first"), Request(night), config)
@@ -112,7 +112,7 @@ def search_rotated(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
 
 
 def serve_queries(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
-    """Return what asks a server of the first night's version, and prints what the server took."""
+    """Return a function that queries a server of the first night's version and prints the server's processor time."""
     sync(nights, work)
     command = [sys.executable, "-m", "embsync", "serve", "--store", str(work / "first")]
     command += ["--listen", "127.0.0.1:0", "--json", "--workers", "1"]
@@ -140,7 +140,7 @@ def serve_queries(nights: tuple[Path, Path], work: Path) -> Callable[[], None]:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return what a process and its children have taken, in nanoseconds' resolution."""
+    """Return the processor seconds of a process and its children, with nanosecond resolution."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(file.read_text().split()[0]) for file in threads) / 1e9 + sum(
@@ -157,7 +157,7 @@ TASKS = {
     "rotated": search_rotated,
     "serve": serve_queries,
 }
-#: Those that print their figure themselves.
+#: Tasks that print their figure themselves.
 MEASURED = ("sync", "serve")
 
 

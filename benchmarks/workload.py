@@ -1,4 +1,4 @@
-"""The benchmarks' data: two nights of a large recommender, the second one turned, moved and churned."""
+"""The data of the benchmarks: two nights of a large recommender, the second one rotated, with drift and churn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_nights(root: Path, size: Size, seed: int = 0) -> tuple[Path, Path]:
     """Write two snapshots under ``root`` block by block: cosine about 0.9 from night to night, any rotation."""
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.standard_normal((size.width, size.width)))[0].astype(np.float32)
-    # Singular values that fall off as trained ones do; an isotropic cloud has no neighbourhoods to search.
+    # Decaying singular values, as of trained vectors; an isotropic cloud has no neighbourhoods to search.
     spectrum = (2.0 / (1.0 + np.arange(size.width, dtype=np.float32) / 8.0)).astype(np.float32)
     nights = (root / "night=1", root / "night=2")
     for night in nights:
@@ -39,7 +39,7 @@ def write_nights(root: Path, size: Size, seed: int = 0) -> tuple[Path, Path]:
             second[start : start + len(block)] = (base + noise) @ turn
         ids = np.arange(rows)
         np.save(nights[0] / f"{name[:-1]}_ids.npy", ids)
-        # One in a hundred leaves and as many join, under ids above all others.
+        # One in a hundred leaves and as many join, with ids above all others.
         np.save(nights[1] / f"{name[:-1]}_ids.npy", np.where(ids % 100 == 99, ids + rows, ids))
     return nights
 

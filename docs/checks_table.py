@@ -13,8 +13,10 @@ def limit(value: Limit | Relative) -> str:
 
 def table() -> str:
     """Return the Markdown table; checks of both sides stand in one line."""
-    lines = ["| check | wrong when | warns | refuses | measures | a refusal most likely means |",
-             "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| check | wrong when | warns | refuses | measures | a refusal most likely means |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for check in CHECKS.values():
         if check.name.endswith("_users"):
             continue

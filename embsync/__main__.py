@@ -3,7 +3,7 @@
 import signal
 import sys
 
-#: What a service handles once it is loaded; until then, these signals would end it.
+#: Signals that a service handles once it is loaded; until then, they would end it.
 _REQUESTS = {
     "deliver": (signal.SIGHUP, signal.SIGUSR1),
     "pull": (signal.SIGHUP, signal.SIGUSR1),

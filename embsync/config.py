@@ -202,9 +202,9 @@ class ObjectStoreConfig(SinkConfig, frozen=True, kw_only=True, tag="object_store
     credentials_file : str or None
         File with lines such as ``AWS_SECRET_ACCESS_KEY=…``; null: the environment's variables alone.
     grace_seconds : float
-        How long a version stays after another one replaced it, for those that are copying it.
+        How long a version is kept after another one replaced it, for pulls that are copying it.
     lock_seconds : float
-        How long a publisher that died blocks others, where the endpoint has no conditional writes.
+        How long a publisher that died blocks others, if the endpoint has no conditional writes.
     """
 
     url: str
@@ -278,7 +278,7 @@ class DeliveryConfig(_Section, frozen=True):
     Attributes
     ----------
     sinks : tuple
-        Each by its own name and kind.
+        Each with a name of its own and its kind.
     rescan_seconds : float
         Seconds between checks of the store.
     recheck_seconds : float

@@ -15,5 +15,5 @@ _KINDS = (
 
 
 def kind_of(status: os.stat_result) -> str:
-    """Return the kind of a status: file, directory, link, FIFO, socket or device."""
+    """Return the kind of the file with this status: file, directory, link, FIFO, socket or device."""
     return next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "device")

@@ -23,11 +23,11 @@ Kind = Literal["string", "integer", "float", "boolean", "strings"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Valid names: they are used as file names, fields of queries and arguments in a shell.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-#: Most bytes of a string.
+#: Bytes of the longest string.
 LONGEST = 4096
 #: Up to this many values are compared one by one: 2 of 500,000 codes took 0.1 ms, NumPy's ``isin`` 2.7.
 _FEW = 16
-#: Null for integers; NaN for floats, and -1 for codes.
+#: The value that represents null, by kind.
 _NULL: dict[Kind, Any] = {
     "integer": np.iinfo(np.int64).min,
     "float": np.nan,
@@ -76,7 +76,7 @@ class LabelColumn:
     offsets : (m + 1,) int64 ndarray, optional
         Where each of the m different strings, ascending by bytes, begins in the text.
     text : (b,) uint8 ndarray, optional
-        Their UTF-8.
+        Their bytes in UTF-8.
     """
 
     name: str
@@ -201,7 +201,7 @@ class LabelColumn:
         return self.word_bytes(int(code)).decode("utf-8", "replace")
 
     def word_bytes(self, code: int) -> bytes:
-        """Return a string by its code."""
+        """Return the UTF-8 bytes of a string by its code."""
         assert self.offsets is not None
         assert self.text is not None
         return self.text[self.offsets[code] : self.offsets[code + 1]].tobytes()

@@ -23,7 +23,7 @@ def reload(load: Callable[[], Config], root: Path, apply: Callable[[Config], Non
     root : path
         The service's store, which stays the same while it runs.
     apply : callable
-        Puts a configuration into force.
+        Applies a configuration.
     """
     with reloading():
         try:

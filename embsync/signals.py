@@ -70,7 +70,7 @@ def recorded_signals(requests: Requests, at_once: Callable[[], None]) -> Iterato
     wakeup = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
     reader = threading.Thread(target=_read, args=(ours, requests, at_once), name="signals", daemon=True)
     reader.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)  # those that came while modules were loaded are recorded now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)  # those that arrived while modules loaded are recorded now
     try:
         yield
     finally:
@@ -96,7 +96,7 @@ def _read(pipe: int, requests: Requests, at_once: Callable[[], None]) -> None:
 
 
 def beside(work: Callable[[], Result], name: str) -> Future[Result]:
-    """Start work on a thread that ends with the process, so that a signal may end what does not return on one."""
+    """Start work on a daemon thread, so that a signal can end the process although the work does not return."""
     found: Future[Result] = Future()
 
     def run() -> None:

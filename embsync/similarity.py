@@ -154,7 +154,7 @@ class RunningTopK:
 
     Parameters
     ----------
-    queries : (q, k) ndarray
+    queries : (q, e) ndarray
     k : int
     metric : {"inner_product", "cosine", "l2"}
     """
@@ -182,7 +182,7 @@ class RunningTopK:
     def observe(self, rows: RowNumbers, block: Array, without: tuple[Int64, Int64] | None = None) -> None:
         """Add the vectors ``block`` (b, e), whose row numbers are ``rows`` (b,).
 
-        ``without`` has pairs of a query, ascending, and a position in the block that it must not find.
+        ``without`` has pairs of a query, ascending, and a position in the block that must not be found for it.
         """
         for part, columns, scores in self._scored(np.asarray(block, dtype=np.float32)):
             floor = self._found.floor[part]

@@ -1,4 +1,4 @@
-"""The table of checks: complete, in order, and the one that the documentation shows."""
+"""The table of checks is complete and in order, and the documentation shows it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_documentation_contains_the_table() -> None:
-    """Printed from it: nothing there is written a second time."""
+    """The documentation's table is generated from the code."""
     assert runpy.run_path(str(DOCS / "checks_table.py"))["table"]() in (DOCS / "checks.md").read_text(encoding="utf-8")
 
 
 def sentences() -> list[str]:
-    """Return a pattern for every text in the source of the diagnosis, with anything for what is filled in."""
+    """Return a pattern for every text in the source of the diagnosis, with a wildcard for each placeholder."""
     tree = ast.parse(Path(diagnosis.__file__).read_text(encoding="utf-8"))
     texts = [node.values for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) and len(node.values) > 2]
     texts += [[node] for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
@@ -37,7 +37,7 @@ def sentences() -> list[str]:
 
 
 def test_every_documented_cause_exists() -> None:
-    """Word by word, numbers and names of sides apart."""
+    """Every documented cause matches a text of the diagnosis, except for numbers and names of sides."""
     section = (DOCS / "checks.md").read_text(encoding="utf-8").split("\n## The first sentence of a refusal\n")[1]
     quoted = re.findall(r"^\| [^|]+ \| ([^|]+) \|$", section.split("\n## ")[0], re.MULTILINE)[1:]
     quoted = [line for line in quoted if line != "---"]
@@ -47,7 +47,7 @@ def test_every_documented_cause_exists() -> None:
 
 
 def test_every_row_says_what_to_do() -> None:
-    """A limit of each kind, a sentence of what a refusal means, and a remedy."""
+    """Every check has limits of its kind, the meaning of a refusal, and a remedy."""
     for name, check in CHECKS.items():
         assert check.name == name
         assert check.measures, name
@@ -60,7 +60,7 @@ def test_every_row_says_what_to_do() -> None:
 
 
 def test_every_checked_figure_of_a_side_is_recorded() -> None:
-    """A row whose figure has no field in the manifest would be an error of the first publish."""
+    """Every figure that a check judges has a field in the manifest; otherwise the first publish would fail."""
     judged = {check.figure for check in CHECKS.values() if check.needs is not None}
     recorded = {name for name in dir(SideFitRecord) if not name.startswith("_")}
     assert judged - recorded == set()
@@ -69,7 +69,7 @@ def test_every_checked_figure_of_a_side_is_recorded() -> None:
 
 
 def test_a_relative_limit_scales_with_a_figure() -> None:
-    """And it reads as it is computed."""
+    """A relative limit is printed as the formula it is computed by."""
     limit = Relative("e", 4.0, 1.0)
     assert limit.at({"e": 16.0}) == 65.0
     assert (str(limit), str(Relative("k")), str(Relative("e", -0.2, -0.1))) == ("1 + 4 e", "k", "-0.1 - 0.2 e")

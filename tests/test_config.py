@@ -1,4 +1,4 @@
-"""Configuration: what wins over what, and what is refused with the nearest right answer."""
+"""Configuration: the precedence of its sources, and errors that name the nearest valid key or value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _file(tmp_path: Path, text: str) -> Path:
 
 
 def test_everything_has_the_documented_default() -> None:
-    """No file, no variable, no option: the design's table."""
+    """Without a file, variables and options, every key has the documented default."""
     config = load(environment={})
     assert config == Config()
     assert config.store.path == "embsync-store"
@@ -40,7 +40,7 @@ def test_everything_has_the_documented_default() -> None:
 
 
 def test_options_override_environment_file_and_defaults(tmp_path: Path) -> None:
-    """Each key by the strongest source that names it, and no other key touched."""
+    """Each key has the value of the strongest source that sets it; other keys keep their defaults."""
     path = _file(tmp_path, "space:\n  anchors: {policy: first, weight: 0.5, rows: 10}\nthreads: 1\n")
     environment = {"EMBSYNC_SPACE__ANCHORS__WEIGHT": "0.6", "EMBSYNC_SPACE__ANCHORS__ROWS": "20", "HOME": "/"}
     config = load(path, environment, {"space.anchors.rows": 30})
@@ -50,7 +50,7 @@ def test_options_override_environment_file_and_defaults(tmp_path: Path) -> None:
 
 
 def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables count without being handed in; those set for ``on_publish`` do not."""
+    """Variables of the process are read without being passed; those set for ``on_publish`` are ignored."""
     monkeypatch.setenv("EMBSYNC_STORE__KEEP_VERSIONS", "9")
     monkeypatch.setenv("EMBSYNC_VERSION", "4")
     monkeypatch.setenv("EMBSYNC_PATH", "/somewhere")
@@ -58,7 +58,7 @@ def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPa
 
 
 def test_variables_are_parsed_as_yaml() -> None:
-    """Numbers, booleans, null, ranges and entire sections."""
+    """Numbers, booleans, null, ranges and entire sections are parsed as YAML."""
     config = load(
         environment={
             "EMBSYNC_SPACE__STANDARDIZE": "false",
@@ -76,7 +76,7 @@ def test_variables_are_parsed_as_yaml() -> None:
 
 
 def test_a_configuration_is_frozen() -> None:
-    """It cannot be changed after it was parsed."""
+    """A configuration cannot be changed after it was parsed."""
     with pytest.raises(AttributeError):
         load(environment={}).store.keep_versions = 7
 
@@ -94,13 +94,13 @@ def test_a_configuration_is_frozen() -> None:
     ],
 )
 def test_an_unknown_key_gets_a_suggestion(tmp_path: Path, text: str, dotted: str, nearest: str) -> None:
-    """A slip of the pen is found at once, wherever it stands."""
+    """A misspelt key at any level is reported with the nearest valid one."""
     with pytest.raises(UsageError, match=rf"embsync\.yaml: .*found '{dotted}'; hint: did you mean '{nearest}'\?"):
         load(_file(tmp_path, text), {})
 
 
 def test_an_unknown_key_without_a_suggestion_lists_all_keys() -> None:
-    """From the environment as well."""
+    """All keys are listed, also for an unknown key from the environment."""
     with pytest.raises(UsageError, match=r"found 'qqqq'; hint: known keys: watch, snapshot, store"):
         load(environment={"EMBSYNC_QQQQ": "1"})
 
@@ -139,7 +139,7 @@ def test_a_value_of_the_wrong_type_or_range_is_named(tmp_path: Path, text: str, 
 
 
 def test_an_invalid_choice_lists_the_valid_ones() -> None:
-    """And an invalid number its limit; a section that is not a mapping is shown."""
+    """The message lists the valid choices, the limit of a number, or the value found in place of a section."""
     for options, reported in (
         ({"watch.order": "size"}, "watch.order: wrong value; found 'size'; expected auto, name, mtime"),
         ({"serve.workers": 0}, "serve.workers: wrong value; found 0; expected int >= 1"),
@@ -165,13 +165,13 @@ def test_an_invalid_choice_lists_the_valid_ones() -> None:
     ],
 )
 def test_contradictory_keys_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    """What cannot be meant is not guessed."""
+    """Keys that contradict each other, and limits of the wrong form, are refused."""
     with pytest.raises(UsageError, match=message):
         load(_file(tmp_path, text), {})
 
 
 def test_other_metrics_require_no_standardizing() -> None:
-    """The contradiction is resolved by the documented key."""
+    """The key that the message names resolves the contradiction."""
     config = load(environment={}, options={"index.metric": "l2", "space.standardize": False})
     assert config.index.metric == "l2"
 
@@ -189,19 +189,19 @@ def test_other_metrics_require_no_standardizing() -> None:
     ],
 )
 def test_sizes_have_binary_and_decimal_units(tmp_path: Path, text: str, size: int) -> None:
-    """Bytes, or a number with a binary or decimal unit."""
+    """A size is a number of bytes, or a number with a binary or decimal unit."""
     assert load(_file(tmp_path, f"snapshot: {{max_bytes: {text}}}"), {}).snapshot.max_bytes == size
 
 
 @pytest.mark.parametrize("text", ["12 K", "1 iB", "many", "-5 GiB", "1e9", "GiB"])
 def test_an_invalid_size_is_refused(text: str) -> None:
-    """The message shows how a size is written."""
+    """The message shows the form of a size."""
     with pytest.raises(UsageError, match=r"snapshot\.max_bytes: not a size; .*such as '256 GiB'"):
         load(environment={}, options={"snapshot.max_bytes": text})
 
 
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the working directory; absolute ones and ``~`` stay what they are."""
+    """Relative paths do not depend on the working directory; absolute paths and ``~`` are kept."""
     monkeypatch.setenv("HOME", "/home/somebody")
     config = load(_file(tmp_path, "store: {path: s/t}\nwatch: {path: /in}\nserve: {token_file: ~/token}"), {})
     assert config.store.path == str(tmp_path / "s/t")
@@ -222,18 +222,18 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """Nothing in it is executed, and the message names the file."""
+    """Nothing in the file is executed, and the message names the file."""
     with pytest.raises(UsageError, match=rf"embsync\.yaml: .*{message}|embsync\.yaml: {message}"):
         load(_file(tmp_path, text), {})
 
 
 def test_an_empty_file_gives_all_defaults(tmp_path: Path) -> None:
-    """A file of comments only is an empty configuration."""
+    """An empty file, or one with comments only, is an empty configuration."""
     assert load(_file(tmp_path, "# nothing yet\n"), {}) == Config()
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
-    """As a usage error, not as Python's."""
+    """A missing or unreadable file is a usage error that names it."""
     with pytest.raises(UsageError, match=r"none\.yaml: configuration file not found"):
         load(tmp_path / "none.yaml", {})
     with pytest.raises(UsageError, match="configuration cannot be read; found Is a directory"):
@@ -241,7 +241,7 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_home_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
-    """A path below an unknown user's home is named like any other wrong value."""
+    """A path below the home of an unknown user is reported like any other wrong value."""
     with pytest.raises(UsageError):
         load(_file(tmp_path, "store: {path: ~nobody-of-this-name/store}"), {})
 
@@ -254,7 +254,7 @@ def test_a_key_below_a_value_is_refused(tmp_path: Path, variable: str) -> None:
 
 
 def test_a_variable_that_is_not_yaml_is_refused() -> None:
-    """The message names the key."""
+    """The message names the key of the variable."""
     with pytest.raises(UsageError, match=r"store\.path: not a valid value"):
         load(environment={"EMBSYNC_STORE__PATH": "[a"})
 
@@ -277,7 +277,7 @@ def _keys(tree: dict[str, Any], path: tuple[str, ...] = ()) -> set[str]:
 
 
 def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
-    """No more and no fewer, each with a comment on its line; only relative paths depend on the file's directory."""
+    """The example has exactly the existing keys, each with a comment; only relative paths depend on its directory."""
     text = EXAMPLE.read_text(encoding="utf-8")
     assert _keys(yaml.safe_load(text)) == _keys(msgspec.to_builtins(Config()))
     config = load(_file(tmp_path, text), {})
@@ -289,7 +289,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
 
 
 def test_limits_of_the_server_can_be_set_in_every_source(tmp_path: Path) -> None:
-    """File, environment and options; a size may have a unit, a socket's path is relative to the file."""
+    """File, environment and options can set them; a size may have a unit, a socket's path is relative to the file."""
     path = _file(tmp_path, "serve: {listen: 'unix:s.sock', workers: 2, limits: {body: 1 MiB, batch: 7, seconds: 3}}")
     config = load(
         path,

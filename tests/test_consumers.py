@@ -1,4 +1,4 @@
-"""What the pages for consumers show, run as it stands in a directory where the demo has been; and their examples."""
+"""The code blocks of the pages for consumers, run unchanged in a directory with the demo, and the linked examples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLD_START, SHELL, HTTP, FILES, NOTEBOOK = (
     Document(f"docs/how-to/{name}.md") for name in ("cold-start", "shell", "http", "files", "notebook")
 )
 PAGES = (DOCUMENT, COLD_START, SHELL, HTTP, FILES, NOTEBOOK)
-#: One word of every block of the shell that a test runs.
+#: One word of every shell block that a test runs.
 RUN = "embsync lookup|embsync relabel|embsync diff|embsync serve|ReadVectors.java|faiss_backend.py"
 BACKEND = ROOT / "docs/examples/faiss_backend.py"
 READER = ROOT / "docs/examples/ReadVectors.java"
@@ -42,25 +42,25 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl he
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A directory where a small demo has been."""
+    """A directory with a small demo."""
     with quick_directory() as directory:
         demo(directory / "embsync-demo", 3, world=World(items=700, users=800))
         yield directory
 
 
 def only(language: str, part: str) -> str:
-    """Return the one block that holds a piece of text."""
+    """Return the only block that contains ``part``."""
     (block,) = (block for page in PAGES for block in page.blocks(language) if part in block)
     return block
 
 
 def ranks_above(scores: Any, wanted: Any) -> float:
-    """Return how often a wanted row scores above another one (AUC)."""
+    """Return the share of pairs in which a wanted row scores above another one (AUC)."""
     return float((scores[wanted][:, None] > scores[~wanted][None, :]).mean())
 
 
 def test_the_python_blocks_do_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, each in a fresh namespace."""
+    """The Python blocks run in order, each in a fresh namespace, and give what the text states."""
     monkeypatch.chdir(place)
     essentials, following, search, per_query, labels, many, features, moved = DOCUMENT.run_python()
     (cold,), (plain,) = COLD_START.run_python(), FILES.run_python()
@@ -101,7 +101,7 @@ def test_the_python_blocks_do_what_the_text_says(place: Path, monkeypatch: pytes
 
 @pytest.mark.services("pandas", "polars")
 def test_the_blocks_for_notebooks_do_what_the_text_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they leave outlives the store."""
+    """The results of the notebook blocks remain usable after the store is closed."""
     monkeypatch.chdir(place)
     frames, report, changes = NOTEBOOK.run_python()
     with embsync.open(place / "embsync-demo/store") as store:
@@ -117,7 +117,7 @@ def test_the_blocks_for_notebooks_do_what_the_text_says(place: Path, monkeypatch
 
 
 def test_the_documented_store_is_made_by_the_demo() -> None:
-    """The blocks need what it leaves, at the place where it leaves it."""
+    """The blocks use the demo's store at the path where ``embsync demo`` creates it."""
     for page in PAGES:
         first, *others = page.blocks("sh")
         assert first == "embsync demo\n"
@@ -126,7 +126,7 @@ def test_the_documented_store_is_made_by_the_demo() -> None:
 
 
 def test_the_command_line_equals_the_reader(place: Path) -> None:
-    """From array to array, and with the text's own claims about them."""
+    """Lookup and transform from the shell give the reader's arrays, and the text's statements about them hold."""
     done = shell(only("sh", "embsync lookup"), place)
     assert (done.returncode, done.stderr) == (0, "")
     with embsync.open(place / "embsync-demo/store") as store, store.version(1) as first:
@@ -136,7 +136,7 @@ def test_the_command_line_equals_the_reader(place: Path) -> None:
 
 
 def test_the_command_line_changes_labels(place: Path, tmp_path: Path) -> None:
-    """Of two items, in a copy of the store; all else is as it was."""
+    """Relabelling two items of a copied store changes nothing else."""
     shutil.copytree(place / "embsync-demo/store", tmp_path / "embsync-demo/store", symlinks=True)
     done = shell(only("sh", "embsync relabel"), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -155,7 +155,7 @@ def test_the_command_line_compares_versions(place: Path) -> None:
 
 @needs_curl
 def test_the_server_answers_the_documented_requests(place: Path) -> None:
-    """Every line as it stands, but for the port: JSON, vectors as .npy, and those vectors as a question."""
+    """Every command runs unchanged except for the port: JSON, vectors as .npy, and those vectors as a query."""
     port = free_port()
     script = only("sh", "embsync serve").replace("localhost:8980", f"localhost:{port}")
     done = shell(f"export EMBSYNC_SERVE__LISTEN=localhost:{port}\n{script}wait", place)
@@ -173,7 +173,7 @@ def test_the_server_answers_the_documented_requests(place: Path) -> None:
 
 @needs_java
 def test_java_reads_the_files_directly(place: Path) -> None:
-    """Integer ids on both sides, string ids that are not ASCII, ids that are not there; each number to the last bit."""
+    """Java reads exactly the same float32 values for integer ids of items and string ids, and reports unknown ids."""
     sync(place / "named" / "S", night(0, items=60, users=50, width=6).named(), "n0")
     for root, side, missing in ((place / "embsync-demo/store", "items", "0"), (place / "named" / "S", "items", "bo")):
         with embsync.open(root) as store:
@@ -206,7 +206,7 @@ def test_java_reads_the_files_directly(place: Path) -> None:
 
 
 def test_a_backend_without_embsync_follows_and_pins(place: Path) -> None:
-    """A process of its own: each line from the newest version, dead labels left out; what it holds is not pruned."""
+    """Each answer is from the newest version and without dead labels; the version in use is not pruned."""
     root = place / "backend" / "S"
     for number in range(2):
         sync(root, night(number, items=120, users=60, width=6), f"n{number}")
@@ -239,7 +239,7 @@ def test_a_backend_without_embsync_follows_and_pins(place: Path) -> None:
 
 @pytest.mark.parametrize("name", [BACKEND.name, pytest.param(READER.name, marks=needs_java)])
 def test_the_examples_run_by_the_documented_commands(place: Path, name: str) -> None:
-    """From the directory that has both docs and demo."""
+    """The commands run in the directory that contains docs and the demo."""
     (place / "docs").unlink(missing_ok=True)
     (place / "docs").symlink_to(ROOT / "docs")
     done = shell(only("sh", name), place)
@@ -248,14 +248,14 @@ def test_the_examples_run_by_the_documented_commands(place: Path, name: str) -> 
 
 
 def test_every_example_is_linked() -> None:
-    """From a page of the documentation."""
+    """Every example is linked from a page of the documentation."""
     pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("**/*.md"))
     examples = [path for path in BACKEND.parent.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
     assert [path for path in examples if f"({path.relative_to(ROOT / 'docs')})" not in pages.replace("(../", "(")] == []
 
 
 def test_every_documented_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    """And so is a shown key."""
+    """Every documented option of ``embsync serve`` and every documented key exists."""
     assert run(["serve", "--help"]) == 0
     output = capsys.readouterr().out
     for option in ("--token-file", "--max-k", "--workers", "--store"):

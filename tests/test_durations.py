@@ -1,4 +1,4 @@
-"""Lengths of time as people write them."""
+"""Durations in text."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, expected: dict[str, int]) 
     ],
 )
 def test_other_forms_are_refused_with_a_suggestion(text: str, meant: str | None) -> None:
-    """One line: where, what was found, the form, and the nearest that has it; which is a length of time."""
+    """The message is one line with the place, the value found, the form, and the nearest duration, if any."""
     with pytest.raises(UsageError) as caught:
         parse_duration(text, "--max-age")
     assert str(caught.value).startswith("--max-age: not a length of time; found ")
@@ -77,7 +77,7 @@ def test_an_endless_time_is_refused(text: str) -> None:
 @law
 @given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,6}(\.[0-9]{1,9})?[smhdw]", fullmatch=True))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    """As the pattern of JSON Schema has it; only usage errors are raised."""
+    """The pattern of the JSON Schema accepts the same texts; no error but a usage error is raised."""
     has_form = re.fullmatch(durations.PATTERN, text, re.ASCII) is not None
     with contextlib.nullcontext() if has_form else pytest.raises(UsageError):
         assert parse_duration(text) >= dt.timedelta(0)

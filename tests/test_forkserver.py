@@ -1,4 +1,4 @@
-"""A command that is forked is a process as any other; where it would notice, it is executed."""
+"""A forked command behaves like an executed one; a command for which forking would make a difference is executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support import forkserver
 from support.launcher import launching
 from support.waiting import alive, eventually
 
-#: Says what a process sees of itself.
+#: Prints what a process can see of itself.
 _TELL = """if True:
     import json, os, sys
     names = os.listdir("/proc/self/fd")
@@ -53,7 +53,7 @@ def output(*before: str, words: tuple[str, ...] = (), **options: Any) -> dict[st
 
 
 def test_a_forked_process_runs_as_requested(tmp_path: Path) -> None:
-    """Child of who asked, with the arguments, variables, directory and descriptors given, and no others."""
+    """It is a child of the caller, with exactly the given arguments, variables, directory and descriptors."""
     kept = os.open("/dev/null", os.O_RDONLY)
     before = os.umask(0o027)
     try:
@@ -73,7 +73,7 @@ def test_a_forked_process_runs_as_requested(tmp_path: Path) -> None:
 
 
 def test_a_forked_process_has_the_encoding_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all three streams, and how what cannot be encoded is written."""
+    """All three streams have the requested encoding and error handler."""
     monkeypatch.delenv("PYTHONIOENCODING", raising=False)
     script = """if True:
         import sys
@@ -92,7 +92,7 @@ def test_a_forked_process_has_the_encoding_asked_for(monkeypatch: pytest.MonkeyP
 
 
 def test_a_forked_process_may_lead_its_group_or_session() -> None:
-    """As the daemon's work does, which is ended as a group."""
+    """A forked process can start its own group or session, as the daemon's worker process does."""
     grouped, alone = output(process_group=0), output(start_new_session=True)
     assert grouped["group"] == grouped["pid"]
     assert grouped["session"] == os.getsid(0)
@@ -102,7 +102,7 @@ def test_a_forked_process_may_lead_its_group_or_session() -> None:
 
 
 def test_a_process_is_executed_where_forking_would_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under another program, with variables that are read while libraries are loaded, and where a test says so."""
+    """A command is executed under another program, with variables that affect loading, and if a test requests it."""
     assert not output("env")["forked"]
     assert not output(env=environment(OMP_NUM_THREADS="3"))["forked"]
     assert not output(env=environment(**{forkserver.SWITCH: "0"}))["forked"]
@@ -112,7 +112,7 @@ def test_a_process_is_executed_where_forking_would_matter(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_forked_process_dies_of_signals(number: signal.Signals) -> None:
-    """Also of an interrupt, which Python raises first, as an executed one does."""
+    """The exit status is that of an executed process, also after an interrupt, which raises an exception first."""
     code = "import time; print('up', flush=True); time.sleep(1000)"
     with subprocess.Popen(
         [*SCRIPT, code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
@@ -124,7 +124,7 @@ def test_a_forked_process_dies_of_signals(number: signal.Signals) -> None:
 
 
 def test_children_of_a_forked_process_end_with_it() -> None:
-    """A process that dies with its parent dies with a forked one, and what runs at exit runs."""
+    """A child that dies with its parent dies with a forked parent, and exit handlers run."""
     code = """if True:
         import atexit, os, subprocess, sys
         from embsync.processes import ChildProcess
@@ -153,7 +153,7 @@ def test_children_of_a_forked_process_end_with_it() -> None:
 
 @pytest.mark.parametrize("option", [{"process_group": 0}, {"start_new_session": True}])
 def test_a_forked_process_leads_its_group_from_the_start(option: dict[str, Any]) -> None:
-    """Killing the group at once kills it: otherwise it would be missed, and waited for forever."""
+    """Killing the group immediately after the start ends the process: otherwise the caller would wait forever."""
     for _ in range(20):
         with subprocess.Popen([*SCRIPT, "import time; time.sleep(600)"], env=environment(), **option) as process:
             try:
@@ -173,7 +173,7 @@ def in_a_shell(lines: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_program_of_a_shell_is_forked(tmp_path: Path) -> None:
-    """It gets arguments, directory, variables and input, and the shell gets what it writes and its exit code."""
+    """The program gets arguments, directory, variables and input, and the shell gets its output and exit code."""
     done = in_a_shell("cd /usr; tell a 'ü b'")
     found = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (7, "to the other\n")
@@ -188,7 +188,7 @@ def test_a_program_of_a_shell_is_forked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_program_of_a_shell_ends_with_its_client(number: signal.Signals) -> None:
-    """A signal reaches the process, and the shell sees which one; killing the client kills the process as well."""
+    """A signal is passed on, and the shell sees which one it was; killing the client kills the process as well."""
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with launching({"code": f"-m support.script {shlex.quote(code)}"}) as place:
         path = f"{place}:{os.environ['PATH']}"

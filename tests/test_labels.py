@@ -1,4 +1,4 @@
-"""Labels as columns: values survive any concatenation, and conditions select the right rows."""
+"""Labels as columns: concatenation preserves values, and conditions select the right rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def column(kind: Kind, values: list[Any], step: int = 3) -> LabelColumn:
 @law
 @given(st.data(), st.sampled_from(list(VALUES)))
 def test_concatenated_labels_equal_their_parts(data: st.DataObject, kind: Kind) -> None:
-    """Two columns side by side in rows of a third: every value and every null stands where it was put."""
+    """Every value and every null of two columns is at the row of the combined column to which it was assigned."""
     lists = [data.draw(st.lists(st.none() | VALUES[kind], max_size=9)) for _ in range(2)]
     columns = [column(kind, values) for values in lists]
     for one, values in zip(columns, lists, strict=True):
@@ -58,7 +58,7 @@ def test_concatenated_labels_equal_their_parts(data: st.DataObject, kind: Kind) 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)))
 def test_a_condition_agrees_with_python(data: st.DataObject, kind: Kind) -> None:
-    """A value, any of few or of many, null: as ``==`` and ``in`` say."""
+    """A single value, a list of any length and null select the same rows as ``==`` and ``in``."""
     values = data.draw(st.lists(st.none() | VALUES[kind], min_size=1, max_size=9))
     flat = (
         [word for one in values for word in (one or [])]
@@ -79,7 +79,7 @@ def test_a_condition_agrees_with_python(data: st.DataObject, kind: Kind) -> None
 @law
 @given(st.data(), st.sampled_from(list(VALUES)), st.none() | st.sampled_from(list(VALUES)))
 def test_unchanged_labels_agree_with_python(data: st.DataObject, kind: Kind, other: Kind | None) -> None:
-    """Row by row, of dictionaries that differ; null equals null alone; a value of another kind equals nothing."""
+    """Rows are compared by value, not by code; null equals only null; a value of another kind equals nothing."""
     other = kind if other is None else other
     word = st.text("ab", max_size=2)  # often of one length, and not equal
     few: dict[Kind, st.SearchStrategy[Any]] = {**VALUES, "string": word, "strings": st.lists(word, max_size=2)}
@@ -93,7 +93,7 @@ def test_unchanged_labels_agree_with_python(data: st.DataObject, kind: Kind, oth
 
 
 def test_strings_of_one_length_are_compared_by_their_bytes() -> None:
-    """The same code of two dictionaries is not the same string."""
+    """The same code in two dictionaries does not mean the same string."""
     rows = np.arange(3)
     found = unchanged(column("string", ["a", "c", None]), rows, column("string", ["b", "c", "x"]), rows)
     assert found.tolist() == [False, True, False]
@@ -103,7 +103,7 @@ def test_strings_of_one_length_are_compared_by_their_bytes() -> None:
 
 @pytest.mark.parametrize("kind", ["integer", "float"])
 def test_a_range_includes_both_ends_and_no_null(kind: Kind) -> None:
-    """Each end may be left out."""
+    """Each end may be omitted."""
     numbers = column(kind, [1, 5, None, 20, 21])
     assert numbers.matching({"min": 5, "max": 20}).tolist() == [False, True, False, True, False]
     assert numbers.matching({"min": 5.5}).tolist() == [False, False, False, True, True]
@@ -128,14 +128,14 @@ def test_a_range_includes_both_ends_and_no_null(kind: Kind) -> None:
     ],
 )
 def test_a_value_of_another_type_is_refused(kind: Kind, condition: object, said: str) -> None:
-    """With the label, what was found and what was expected."""
+    """The message has the label, the value found and the expected type."""
     with pytest.raises(UsageError, match="label x") as caught:
         column(kind, [None]).matching(condition)
     assert said in str(caught.value)
 
 
 def test_impossible_label_files_are_damage() -> None:
-    """Another number of rows, codes beyond the dictionary, offsets that go back."""
+    """A wrong number of rows, codes beyond the dictionary and descending offsets are damage."""
     words = column("string", ["a", "b"])
     assert list(damage(words, 3)) == ["2 rows, not 3"]
     assert list(damage(LabelColumn("x", "string", np.array([2]), None, words.offsets, words.text), 1))

@@ -1,4 +1,4 @@
-"""What a process loads is what it works with: importing, reading and asking for help stay light."""
+"""A process loads only the modules it uses: importing, reading and help stay fast."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAVY = (
     "embsync.daemon.daemon",
 )
 
-#: Code that is run in one process after the other's, and what of the above it may load, and all before it.
+#: Code that is run in one process, in this order, and the modules above that each piece may load in addition.
 STEPS = (
     ("import embsync", ()),
     ("import embsync.errors, embsync.invocation", ()),
@@ -41,7 +41,7 @@ STEPS = (
 
 
 def loaded_by(*code: str) -> list[set[str]]:
-    """Return which heavy modules a process has after each piece of code."""
+    """Return the heavy modules loaded in a process after each piece of code."""
     output = "; ".join([*[f"{piece}; print(*(set({HEAVY!r}) & set(sys.modules)))" for piece in code]])
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {output}"],
@@ -54,7 +54,7 @@ def loaded_by(*code: str) -> list[set[str]]:
 
 
 def test_each_import_loads_only_what_it_needs() -> None:
-    """The daemon's own process has neither FAISS nor SciPy; nor has who reads the configuration, a manifest or rows."""
+    """The daemon's process and one that reads the configuration, a manifest or rows load neither FAISS nor SciPy."""
     allowed: set[str] = set()
     for (code, more), found in zip(STEPS, loaded_by(*(code for code, _ in STEPS)), strict=True):
         allowed |= set(more)
@@ -62,13 +62,13 @@ def test_each_import_loads_only_what_it_needs() -> None:
 
 
 def test_help_loads_no_command() -> None:
-    """Of the heavy ones click alone; every command is there, with a sentence."""
+    """Help loads no heavy module but click, and lists every command with a sentence."""
     (found,) = loaded_by("from embsync.cli.main import run; run(['--help'])")[-1:]
     assert found == {"click"}
 
 
 def test_lookup_loads_neither_faiss_nor_scipy() -> None:
-    """A search loads FAISS, a lookup from the shell does not."""
+    """A lookup from the shell does not load FAISS; a search does."""
     with published_nights(1) as store:
         with embsync.open(store) as reader:
             one = str(reader.current.items.ids[0])
@@ -80,7 +80,7 @@ def test_lookup_loads_neither_faiss_nor_scipy() -> None:
 
 
 def test_a_missing_attribute_of_a_package_is_an_attribute_error() -> None:
-    """As of any module; what it has is listed before it is loaded."""
+    """The error is that of any module; ``dir`` lists the exports before they are loaded."""
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         embsync.opne  # noqa: B018
     assert set(embsync.__all__) <= set(dir(embsync))

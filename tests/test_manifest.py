@@ -1,4 +1,4 @@
-"""A manifest that an earlier release wrote is read as it is, and would be written again to the last byte."""
+"""A manifest that an earlier release wrote can be read, and is encoded again to the same bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WRITTEN = sorted((Path(__file__).parent / "manifests").glob("*.json"))
 
 
 def without_additions(now: Any, before: Any) -> Any:
-    """Return what is there now without what came since: keys that say that nothing is known."""
+    """Return what is there now without the keys added since, which must be null or empty."""
     if isinstance(now, dict):
         added = {key: value for key, value in now.items() if key not in before}
         assert not any(added.values()), added
@@ -27,7 +27,7 @@ def without_additions(now: Any, before: Any) -> Any:
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
 def test_a_manifest_of_an_earlier_release_round_trips(path: Path) -> None:
-    """What later releases added is null or empty; beside that every byte is as it was, in its place."""
+    """Fields that later releases added are null or empty; all others give the same bytes in the same order."""
     data = path.read_bytes()
     again = encode(msgspec.json.decode(data, type=Manifest))
     plain = without_additions(msgspec.json.decode(again), msgspec.json.decode(data))
@@ -37,7 +37,7 @@ def test_a_manifest_of_an_earlier_release_round_trips(path: Path) -> None:
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
 def test_part_files_are_a_field_of_format_2_alone(path: Path) -> None:
-    """A manifest without them has no such key; one with them has exactly one key more, the last."""
+    """A manifest without part files has no such key; one with part files has exactly one key more, as the last."""
     plain = msgspec.json.decode(path.read_bytes(), type=Manifest)
     assert plain.format == 1
     assert b'"parts"' not in encode(plain)
@@ -56,7 +56,7 @@ def test_part_files_are_a_field_of_format_2_alone(path: Path) -> None:
 
 
 def test_manifests_of_every_kind_are_kept() -> None:
-    """First, aligned, one-sided, with an overridden refusal, widened, of a new space; exact and approximate indexes."""
+    """They cover first, aligned, one-sided and widened versions, overridden refusals and both kinds of indexes."""
     kept = [msgspec.json.decode(path.read_bytes(), type=Manifest) for path in WRITTEN]
     assert {manifest.users is None for manifest in kept} == {True, False}
     assert {manifest.drift is None for manifest in kept} == {True, False}
@@ -68,7 +68,7 @@ def test_manifests_of_every_kind_are_kept() -> None:
 
 
 def test_a_file_is_compared_with_its_entry(tmp_path: Path) -> None:
-    """Missing, of another size, of other contents; by size alone the last one passes."""
+    """A missing file, another size and other contents are reported; without hashing, only the last one passes."""
     path = tmp_path / "ids.npy"
     entry = FileEntry("ids.npy", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
     missing = mismatch(tmp_path, entry)

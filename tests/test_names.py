@@ -1,4 +1,4 @@
-"""House rules for the text of the code: names, the length of modules, how processes start, comments to tools."""
+"""Rules for the source: names, the length of modules, how processes start, comments for tools."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ SOURCES = {str(path.relative_to(PACKAGE)): path.read_text() for path in PACKAGE.
 
 
 def test_class_names_are_unique() -> None:
-    """In the entire package, private ones included."""
+    """Class names are unique in the entire package, private ones included."""
     names = Counter(name for text in SOURCES.values() for name in re.findall(r"^class (\w+)", text, re.MULTILINE))
     assert {name for name, count in names.items() if count > 1} == set()
 
 
 def test_modules_are_short() -> None:
-    """At most 400 lines each."""
+    """No module has more than 400 lines."""
     assert {name: text.count("\n") for name, text in SOURCES.items() if text.count("\n") > 400} == {}
 
 
 def test_child_processes_are_started_in_one_way() -> None:
-    """By ``embsync.processes``, so that all end with their parent; no other module calls what starts one."""
+    """Only ``embsync.processes`` calls functions that start a process, so that all children end with their parent."""
     start = re.compile(
         r"\b(subprocess\.(run|Popen|call|check_\w+|getoutput)|os\.(fork|forkpty|posix_spawn\w*|system|popen))\("
     )
@@ -32,7 +32,7 @@ def test_child_processes_are_started_in_one_way() -> None:
 
 
 def test_no_comment_of_tests_speaks_to_the_type_checker() -> None:
-    """Mypy does not check tests, so that a wrong comment would go unnoticed."""
+    """Tests have no comments for mypy, which does not check them."""
     comment = "# type: " + "ignore"
     found = [str(path) for path in Path(__file__).parent.rglob("*.py") if comment in path.read_text()]
     assert found == []

@@ -1,4 +1,4 @@
-"""The code of the README and of every page of docs/: run as it stands, or marked with the reason why not."""
+"""The code of the README and of every page of docs/ is run unchanged, or marked with the reason why not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embsync.config_loader import load
 from embsync.demo.story import run as demo
 from embsync.demo.taste import World
 
-#: Pages whose blocks a test module of their own runs.
+#: Pages whose blocks are run by a test module of their own.
 OWN_TESTS = {
     "test_tutorial.py": ["tutorial"],
     "test_consumers.py": [
@@ -36,7 +36,7 @@ PAGES = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *sorted(RO
 RUN_HERE = [page for page in PAGES if page not in ELSEWHERE and Document(page).fences()]
 #: Modules of the extra ``test-services`` that the blocks of a page import.
 IMPORTED = {"docs/how-to/arrays.md": ["safetensors"]}
-#: Languages of blocks that are no code.
+#: Languages of blocks that are not code.
 TEXT = {"", "text"}
 #: Every block that no test runs.
 NOT_RUN = {
@@ -53,7 +53,7 @@ NOT_RUN = {
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A directory where a small demo has been, whose store is there by its default name too."""
+    """A directory with a small demo, whose store also has the default name."""
     with quick_directory() as directory:
         demo(directory / "embsync-demo", 3, world=World(items=300, users=200))
         (directory / "embsync-store").symlink_to("embsync-demo/store")
@@ -64,9 +64,9 @@ def place() -> Iterator[Path]:
     "name", [pytest.param(page, marks=pytest.mark.services(*IMPORTED.get(page, []))) for page in RUN_HERE]
 )
 def test_every_block_runs_as_it_stands(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """In order; Python with the arrays of a training job at hand, YAML as a configuration, JSON as a document.
+    """The blocks run in order: Python with the arrays of a training job, YAML as a configuration, JSON as a document.
 
-    Pages write snapshots by the same names, so each begins with an empty directory of models.
+    Pages write snapshots of the same names, so each starts with an empty directory of models.
     """
     monkeypatch.chdir(place)
     shutil.rmtree("models", ignore_errors=True)
@@ -91,7 +91,7 @@ def test_every_block_runs_as_it_stands(place: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_blocks_that_are_not_run_are_few_and_say_why() -> None:
-    """Each has its reason on the line above; who adds one counts it here."""
+    """Each has its reason on the line above, and is counted in ``NOT_RUN``."""
     marked = {name: [block for block in Document(name).fences() if block.not_run is not None] for name in PAGES}
     for name, blocks in marked.items():
         for block in blocks:
@@ -106,7 +106,7 @@ def test_the_blocks_that_are_not_run_are_few_and_say_why() -> None:
 
 
 def test_a_page_that_is_run_elsewhere_is_named_there() -> None:
-    """By its path below docs/."""
+    """A test module that runs a page names it by its path below docs/."""
     for module, pages in OWN_TESTS.items():
         text = (ROOT / "tests" / module).read_text(encoding="utf-8")
         for page in pages:
@@ -115,14 +115,14 @@ def test_a_page_that_is_run_elsewhere_is_named_there() -> None:
 
 
 def test_the_two_commands_for_a_fresh_machine_are_there() -> None:
-    """Whole lines, to be copied."""
+    """The README contains the two commands as complete lines."""
     lines = [line for block in Document("README.md").fences() for line in block.source.splitlines()]
     assert "pip install . && embsync demo" in lines
     assert "pip install '.[test]' && pytest" in lines
 
 
 def test_the_readme_is_one_screen() -> None:
-    """One picture and few lines; it leads to the pages."""
+    """The README has one picture and at most 60 lines, and links to the pages."""
     text = Document("README.md").text
     assert len(text.splitlines()) <= 60
     assert text.count("![") == 1

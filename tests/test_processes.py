@@ -1,4 +1,4 @@
-"""Child processes: they end as a group, and with their parent however that ends."""
+"""Child processes end as a group, and with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def started(file: Path) -> int:
     return int(eventually(lambda: file.exists() and file.read_text().strip()))
 
 
-#: Starts a process of its own, tells its id, and waits for it.
+#: Starts a child process, writes its id to a file, and waits for it.
 COMMAND = "sleep 86400 & echo $! > {}; wait"
 
 
 @pytest.mark.parametrize("guarded", [False, True])
 def test_a_child_is_killed_with_its_descendants(tmp_path: Path, guarded: bool) -> None:
-    """One that leads a group ends as a group."""
+    """Killing a child that leads a group kills the group."""
     child = ChildProcess(["/bin/sh", "-c", COMMAND.format(tmp_path / "id")], guarded=guarded)
     grandchild = started(tmp_path / "id")
     assert child.poll() is None
@@ -34,7 +34,7 @@ def test_a_child_is_killed_with_its_descendants(tmp_path: Path, guarded: bool) -
 
 
 def test_a_guarded_command_ends_with_its_parent_and_descendants(tmp_path: Path) -> None:
-    """Also where the parent is killed and can say nothing."""
+    """A guarded command and its descendants end even if the parent is killed."""
     code = f"""
 from embsync.processes import ChildProcess
 ChildProcess(["/bin/sh", "-c", {COMMAND.format(tmp_path / "id")!r}], guarded=True).wait()
@@ -47,7 +47,7 @@ ChildProcess(["/bin/sh", "-c", {COMMAND.format(tmp_path / "id")!r}], guarded=Tru
 
 
 def test_a_child_in_the_group_of_its_parent_is_killed_alone() -> None:
-    """Otherwise its group, which is the test's, would be killed with the test itself."""
+    """Otherwise its group, which includes the test, would be killed."""
     child = ChildProcess(["/bin/sleep", "86400"], own_group=False)
     assert os.getpgid(child.pid) == os.getpgid(0)
     assert child.wait(0.0) is None
@@ -66,21 +66,21 @@ def test_a_child_in_the_group_of_its_parent_is_killed_alone() -> None:
     ],
 )
 def test_a_guard_reports_how_a_command_ended(guarded: bool, command: str, words: str) -> None:
-    """The exit code, or the signal, with or without a process in between."""
+    """A guard passes on the exit code or signal of its command."""
     code = ChildProcess(["/bin/sh", "-c", command], guarded=guarded).wait()
     assert code is not None
     assert describe_exit(code) == words
 
 
 def test_a_command_is_asked_and_answers() -> None:
-    """It reads its whole input, and all that it writes is returned; its exit code is known afterwards."""
+    """The command reads its whole input, and all its output is returned; its exit code is known afterwards."""
     child = ChildProcess(["/bin/sh", "-c", "cat; exit 3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.communicate(b"question", 60.0) == (b"question", b"")
     assert child.wait() == 3
 
 
 def test_a_command_that_does_not_answer_in_time_is_killed(tmp_path: Path) -> None:
-    """With all that it started."""
+    """A command that exceeds its time limit is killed with its descendants."""
     child = ChildProcess(
         ["/bin/sh", "-c", COMMAND.format(tmp_path / "id")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -91,5 +91,5 @@ def test_a_command_that_does_not_answer_in_time_is_killed(tmp_path: Path) -> Non
 
 
 def test_an_unnamed_signal_is_reported_by_number() -> None:
-    """Real-time signals have none."""
+    """Real-time signals have no names."""
     assert describe_exit(-63) == "was killed by signal 63"

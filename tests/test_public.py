@@ -1,4 +1,4 @@
-"""What the package gives to its users: the names of one page, and nothing else."""
+"""The public interface: the names on the page, and no others."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def errors(root: type[embsync.EmbsyncError] = embsync.EmbsyncError) -> set[str]:
 
 
 def test_the_page_lists_the_public_names() -> None:
-    """Each name once; the order is the page's own."""
+    """Each name is listed once; the order is that of the page."""
     rows = [row.split("|")[1] for row in PAGE.text.splitlines() if row.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`(\w+)", row)]
     assert sorted(named) == sorted(embsync.__all__)
 
 
 def test_every_public_name_exists() -> None:
-    """Each is an attribute of the package."""
+    """Each public name is an attribute of the package."""
     assert all(hasattr(embsync, name) for name in embsync.__all__)
 
 
 def test_every_error_can_be_caught_by_a_public_name() -> None:
-    """All errors of the package are public, or derive from a public one."""
+    """All errors of the package are public or derive from a public one."""
     assert errors() <= set(embsync.__all__)
     for kind in embsync.EmbsyncError.__subclasses__():
         assert any(base.__name__ in embsync.__all__ for base in kind.__mro__)
@@ -47,7 +47,7 @@ def test_every_error_can_be_caught_by_a_public_name() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_documentation_uses_only_public_names(name: str) -> None:
-    """In every block of Python that it shows."""
+    """Every Python block of the page uses only public names."""
     for source in Document(name).blocks("python"):
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "embsync":
@@ -57,7 +57,7 @@ def test_the_documentation_uses_only_public_names(name: str) -> None:
 
 
 def test_importing_the_package_loads_no_library() -> None:
-    """Neither NumPy nor FAISS, until a name is asked for."""
+    """NumPy and FAISS are not loaded until a name that needs them is used."""
     code = "import sys, embsync; print(sorted({'numpy', 'scipy', 'faiss', 'watchdog', 'msgspec'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -68,7 +68,7 @@ RAISING = ("side", "search", "search_by_user", "search_by_item", "labels_of", "d
 
 
 def test_every_public_function_documents_its_errors() -> None:
-    """In a section of its docstring: the functions, and the methods of readers, versions, sides and anchors."""
+    """Functions, and methods of readers, versions, sides and anchors, have a ``Raises`` section."""
     reader, anchors = embsync.StoreReader, embsync.Anchors
     calls: list[Callable[..., object]] = [embsync.open, embsync.publish, embsync.stabilize, embsync.write_snapshot]
     calls += [reader.refresh, reader.version, reader.numbers, anchors.save, anchors.load]

@@ -1,4 +1,4 @@
-"""Exact neighbours from blocks in any order, and when two lists of neighbours agree."""
+"""Exact neighbours from blocks in any order, and the agreement of two lists of neighbours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _brute(queries: Array, vectors: Array, k: int, metric: Metric) -> tuple[Arra
 @law
 @given(st.sampled_from(METRICS), st.integers(1, 80), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_top_k_equals_brute_force_with_any_blocks(metric: Metric, rows: int, k: int, step: int, seed: int) -> None:
-    """Small integers, so that scores are exact and full of ties: equal scores by ascending row."""
+    """Equal scores are ordered by ascending row; small integers make scores exact, with many ties."""
     random = np.random.default_rng(seed)
     vectors, queries = random.integers(-2, 3, (rows, 3)), random.integers(-2, 3, (5, 3))
     if metric == "cosine":  # ties between parallel rows of different length differ in the last bit
@@ -54,7 +54,7 @@ def test_top_k_equals_brute_force_with_any_blocks(metric: Metric, rows: int, k: 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_top_k_equals_brute_force_with_many_threads(metric: Metric) -> None:
-    """Blocks that several threads hand in at once lose no neighbour."""
+    """No neighbour is lost when several threads add blocks at once."""
     random = np.random.default_rng(3)
     vectors, queries = random.standard_normal((20_000, 16)), random.standard_normal((50, 16))
     best = RunningTopK(queries, 10, metric)
@@ -68,7 +68,7 @@ def test_top_k_equals_brute_force_with_many_threads(metric: Metric) -> None:
 
 
 def test_row_numbers_are_those_given() -> None:
-    """Rows keep the caller's numbers, as where only the live rows of a version stream by."""
+    """Rows keep the caller's numbers, as when only the live rows of a version are read."""
     best = RunningTopK(np.eye(2), 1)
     best.observe(np.array([70, 90]), np.array([[1.0, 0.0], [0.0, 2.0]]))
     np.testing.assert_array_equal(best.result().rows, [[70], [90]])
@@ -78,14 +78,14 @@ def test_row_numbers_are_those_given() -> None:
     ("metric", "expected"), [("inner_product", [12.0, 12e-6]), ("cosine", [1.0, 1.0]), ("l2", [28.0, 16.0 + 12e-6])]
 )
 def test_the_tolerance_is_relative_to_the_largest_possible_score(metric: Metric, expected: list[float]) -> None:
-    """Of the length of the query times that of the longest row; of cosines, one."""
+    """The tolerance scales with the length of the query times that of the longest row; with cosines, with one."""
     best = RunningTopK(np.array([[3.0, 0.0], [3e-6, 0.0]]), 1, metric)
     best.observe(np.arange(2), np.array([[0.0, 4.0], [1.0, 0.0]]))
     np.testing.assert_allclose(best.result().tolerance, 4e-6 * np.array(expected), rtol=1e-6)
 
 
 def test_no_rows_or_no_queries_is_not_an_error() -> None:
-    """No rows and no queries are answers, not errors."""
+    """An empty set of rows or queries gives an empty result."""
     best = RunningTopK(np.ones((2, 3)), 4)
     best.observe(np.empty(0, np.int64), np.empty((0, 3)))
     assert (best.result().rows == -1).all()
@@ -102,27 +102,27 @@ def _list(rows: list[int], scores: list[float], tolerance: float = 1e-3) -> TopK
     ("rows", "scores", "agrees"),
     [
         ([1, 2, 3], [9.0, 8.0, 7.0], 1.0),
-        ([2, 1, 3], [9.0, 8.0, 7.0], 1.0),  # the same set: order within it is the scores' business
+        ([2, 1, 3], [9.0, 8.0, 7.0], 1.0),  # the same set: scores alone determine the order
         ([1, 2, 4], [9.0, 8.0, 7.0005], 1.0),  # a tie for the last place
         ([1, 2, 4], [9.0, 8.0, 7.1], 0.0),  # another neighbour, clearly better
         ([1, 2, 4], [9.0, 8.0, 6.9], 0.0),  # and clearly worse
-        ([4, 2, 3], [9.0, 8.0, 7.0], 0.0),  # the best one missing is no tie for the last place
+        ([4, 2, 3], [9.0, 8.0, 7.0], 0.0),  # a missing best one is not a tie for the last place
         ([1, 2, -1], [9.0, 8.0, -np.inf], 0.0),  # one neighbour lost
     ],
 )
 def test_agreement_tolerates_only_ties_for_the_last_place(rows: list[int], scores: list[float], agrees: float) -> None:
-    """Which of several equal rows is listed last is not a difference; everything else is."""
+    """Only the choice among rows tied for the last place is tolerated."""
     assert agreement(_list([1, 2, 3], [9.0, 8.0, 7.0]), _list(rows, scores)) == agrees
 
 
 def test_equally_short_lists_agree() -> None:
-    """Fewer rows than neighbours asked for: the missing ones agree."""
+    """Positions that are missing in both lists agree, as with fewer rows than ``k``."""
     short = _list([5, -1, -1], [1.0, -np.inf, -np.inf])
     assert agreement(short, short) == 1.0
 
 
 def test_overlap_counts_common_ids() -> None:
-    """The mean share of the first list that the second has; missing neighbours count for neither."""
+    """The overlap is the mean share of the first list's ids in the second; missing neighbours never count as common."""
     first, second = np.array([[1, 2], [3, 4], [5, -1], [-1, -1]]), np.array([[2, 9], [4, 3], [6, 7], [1, 2]])
     assert overlap(first, second) == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert overlap(first[3:], second[3:]) is None
@@ -130,7 +130,7 @@ def test_overlap_counts_common_ids() -> None:
 
 
 def test_the_lowest_are_found_without_sorting_all() -> None:
-    """Whatever is asked for: as a stable sort has them, without what is not a number."""
+    """For any count, the result is that of a stable sort, without NaN."""
     random = np.random.default_rng(4)
     for count in (0, 1, 5, 50, 200):
         values = random.integers(0, 9, 100).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The documentation as a site: built without a warning, complete, and loading nothing from elsewhere."""
+"""The documentation as a site: built without warnings, complete, and without external resources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.long, pytest.mark.services("mkdocs", "material", "mkdo
 
 
 class _Resources(HTMLParser):
-    """What a browser loads with a page by itself."""
+    """The resources that a browser loads with a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Resources(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built with warnings as errors: dead links and anchors, pages outside the navigation."""
+    """The site, built with warnings as errors: broken links and anchors, pages outside the navigation."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_there_and_loads_nothing_from_elsewhere(site: Path) -> None:
-    """No fonts, scripts, styles or pictures of other hosts, in no page and no style."""
+    """No page or style loads fonts, scripts, styles or pictures from other hosts."""
     pages = sorted(site.rglob("*.html"))
     expected = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in ROOT.glob("docs/**/*.md")}
     assert expected <= {page.relative_to(site) for page in pages}
@@ -69,7 +69,7 @@ def test_every_page_is_there_and_loads_nothing_from_elsewhere(site: Path) -> Non
 
 
 def test_every_marked_place_is_filled(site: Path) -> None:
-    """Commands, keys, metrics, operations and names are on the pages that are made from the code."""
+    """Commands, keys, metrics, operations and names appear on the pages that are generated from the code."""
     for page in site.rglob("*.html"):
         assert "<!-- generated" not in page.read_text(encoding="utf-8")
     for name, wanted in {
@@ -85,7 +85,7 @@ def test_every_marked_place_is_filled(site: Path) -> None:
 
 
 def test_axe_finds_nothing_where_the_theme_falls_short(site: Path) -> None:
-    """The search, contrast, links in text, the buttons of code, code that scrolls: light and wide, dark and narrow."""
+    """Search, contrast, links, code buttons and scrolling code have no finding, light and wide or dark and narrow."""
     require_axe()
     with quick_directory() as directory, browsing(directory / "profile") as page:
         page.open((site / "training.html").as_uri(), 1200)

@@ -1,4 +1,4 @@
-"""The tutorial, followed from its first line to its last in an empty directory."""
+"""The tutorial, run from its first line to its last in an empty directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = Document("docs/tutorial.md")
 
 
 def test_every_step_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order; only the demo is a smaller one, and the server listens where no other test does."""
+    """The steps run in order, with a smaller demo and a server on a free port."""
     monkeypatch.chdir(tmp_path)
     listen = f"localhost:{free_port()}"
     monkeypatch.setenv("EMBSYNC_SERVE__LISTEN", listen)

@@ -35,7 +35,8 @@ class Version:
         with open(f"{here}/manifest.json", encoding="utf-8") as file:
             self.manifest = json.load(file)
         self.items, self.users, self.vectors = (
-            np.load(f"{here}/{name}.npy", mmap_mode="r") for name in ("items/ids", "users/ids", "users/vectors"))
+            np.load(f"{here}/{name}.npy", mmap_mode="r") for name in ("items/ids", "users/ids", "users/vectors")
+        )
         self.rows = np.load(f"{here}/index_rows.npy", mmap_mode="r")
         self.index = faiss.read_index(f"{here}/index.faiss", faiss.IO_FLAG_MMAP_IFC)
         self.living = faiss.IDSelectorBitmap(np.packbits(self.rows >= 0, bitorder="little"))  # not the dead labels

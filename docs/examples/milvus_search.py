@@ -33,8 +33,15 @@ class Version:
 
     def search(self, user, liked, k=10):
         hits = self.client.search(
-            self.name, data=[self.vector_of(user, liked)], anns_field="vector", limit=k, output_fields=["id"],
-            partition_names=["items"], filter="live == true", search_params={"params": self.about["search"]})[0]
+            self.name,
+            data=[self.vector_of(user, liked)],
+            anns_field="vector",
+            limit=k,
+            output_fields=["id"],
+            partition_names=["items"],
+            filter="live == true",
+            search_params={"params": self.about["search"]},
+        )[0]
         found = [(hit["entity"]["id"], hit["distance"]) for hit in hits]
         return {"version": self.about["version"], "ids": [one for one, _ in found], "scores": [at for _, at in found]}
 

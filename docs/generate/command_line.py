@@ -22,5 +22,7 @@ def command_line() -> str:
         own = click.Context(command, info_name=name, parent=context)
         usage = " ".join([own.command_path, *command.collect_usage_pieces(own)])
         about = inspect.cleandoc(command.help or "").replace("\b\n", "")
-        parts.append(f"## {name}\n\n```text\n{usage}\n```\n\n{about}\n\n{table('option | meaning', _options(command, own))}")
+        parts.append(
+            f"## {name}\n\n```text\n{usage}\n```\n\n{about}\n\n{table('option | meaning', _options(command, own))}"
+        )
     return "\n\n".join(parts)

@@ -52,7 +52,9 @@ def words(kind: inspect.Type) -> str:
         return f"mapping of names to {words(kind.value_type)}"
     if isinstance(kind, inspect.StructType):
         return "{" + ", ".join(field.encode_name for field in kind.fields) + "}"
-    limits = [f"{sign} {getattr(kind, bound)}" for bound, sign in BOUNDS.items() if getattr(kind, bound, None) is not None]
+    limits = [
+        f"{sign} {getattr(kind, bound)}" for bound, sign in BOUNDS.items() if getattr(kind, bound, None) is not None
+    ]
     return " ".join([NAMES[type(kind)], " and ".join(limits)]).strip()
 
 
@@ -86,13 +88,24 @@ def configuration() -> str:
         elif field.name == "checks":
             parts.append(
                 "## checks\n\nLimits of the [checks](../checks.md), by name: `checks: {cosine_items: {warn: 0.7, refuse: 0.5}}`.\n\n"
-                + _table((code(f"checks.NAME.{key.name}"), words(key.type), "the check's own", "a range is [low, high]; null disables it")
-                         for key in inspect.type_info(CheckLimits).fields)
+                + _table(
+                    (
+                        code(f"checks.NAME.{key.name}"),
+                        words(key.type),
+                        "the check's own",
+                        "a range is [low, high]; null disables it",
+                    )
+                    for key in inspect.type_info(CheckLimits).fields
+                )
             )
         else:
             top.append((code(field.name), words(field.type), default(field), described[field.name]))
     for name, kind in SINK_KINDS.items():
-        texts = {**attributes(kind.__mro__[1].__doc__), **attributes(kind.__doc__), "name": "in file names, metrics and messages"}
+        texts = {
+            **attributes(kind.__mro__[1].__doc__),
+            **attributes(kind.__doc__),
+            "name": "in file names, metrics and messages",
+        }
         about = kind.__doc__.partition("\n")[0]
         parts.append(f"## Sinks of kind {name}\n\n{about}\n\n{_table(rows(kind, '', texts))}")
     return "\n\n".join([*parts, f"## Other keys\n\n{_table(top)}"])

@@ -25,7 +25,9 @@ def _table(exposition: str) -> str:
     for name, text, kind in re.findall(r"^# HELP (\S+) (.*)\n# TYPE \S+ (\w+)$", exposition, re.MULTILINE):
         samples = re.findall(rf"^{name}(?:_bucket|_count|_sum)?{{(.*)}} ", exposition, re.MULTILINE)
         labels = dict.fromkeys(label for sample in samples for label in re.findall(r"(\w+)=", sample) if label != "le")
-        lines.append((code(name), ", ".join(map(code, labels)) or "none", kind, text if text.endswith(".") else f"{text}."))
+        lines.append(
+            (code(name), ", ".join(map(code, labels)) or "none", kind, text if text.endswith(".") else f"{text}.")
+        )
     return table("metric | labels | type | meaning", lines)
 
 

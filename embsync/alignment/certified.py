@@ -14,10 +14,10 @@ from embsync.similarity import TOP_K, Candidates, Metric, RunningTopK, TopK, agr
 _U32, _U64, _TINY = 2.0**-24, 2.0**-53, 2.0**-149
 #: Length of a row up to which no product with a query of length 2 overflows, nor a sum of such products.
 _LARGEST = 1e37
-#: What is left out of the bound, such as squares of roundoff, is below a hundredth of it.
+#: Terms left out of the bound, such as squares of roundoff, are below a hundredth of it.
 _SLACK = 1.01
-#: A change of scores by the maps up to this share of a query's length times a typical vector's leaves few rows within
-#: the bound. It is the tolerance of equal scores (:class:`embsync.similarity.TopK`); goodbooks has 1.4e-11.
+#: If the maps change scores by at most this share of a query's length times a typical vector's, few rows are within the
+#: bound. It is the tolerance of equal scores (:class:`embsync.similarity.TopK`); goodbooks has 1.4e-11.
 _NEGLIGIBLE = 4e-6
 #: Pairs whose raw scores are computed at once, some 16 MiB at 128 values.
 _PAIRS = 8192
@@ -27,8 +27,8 @@ _PAIRS = 8192
 class ScoreBound:
     """How far a score in the space, computed in float32, can be from the raw score of the same pair.
 
-    For a raw query q and a raw item t with the maps A_W and A_T, let q' and t' be the float32 rows that are written, k
-    long, and s the float32 product q' t'. Then
+    For a raw query q and a raw item t with the maps A_W and A_T, let q' and t' be the float32 rows of k values that are
+    written, and s the float32 product q' t'. Then
 
         |s - q t| <= relative |q'| |t'| + absolute,
 
@@ -78,8 +78,8 @@ class CertifiedTopK(RunningTopK):
     """The k best stable rows of each query, and the ten best raw ones of the first queries, from a scan of stable rows.
 
     A row among the ten best by raw score has a computed score of at least the k-th best one, k >= 10, less twice the
-    bound: otherwise k rows would have a higher raw score. Only rows that reach that are scored with the raw vectors, in
-    float64, so the ten best of them are the exact ones among all.
+    bound: otherwise k rows would have a higher raw score. Only rows that reach this score are scored again with the raw
+    vectors, in float64, so the ten best of them are the exact ten best of all rows.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class CertifiedTopK(RunningTopK):
     raw : (r, e) ndarray
         Raw vectors of the first r queries.
     bound : ScoreBound
-        Of the raw queries.
+        The bound for the raw queries.
     k : int
         10 or more.
     """
@@ -101,10 +101,10 @@ class CertifiedTopK(RunningTopK):
         self._refuted = np.zeros(len(raw), np.bool_)
 
     def observe_mapped(self, rows: RowNumbers, block: Array, stable: Float32) -> None:
-        """Take in raw rows (b, e) and their stable ones (b, d), whose row numbers are ``rows`` (b,)."""
+        """Add raw rows (b, e) and their stable rows (b, d), whose row numbers are ``rows`` (b,)."""
         for part, columns, scores in self._scored(stable):
             floor = self._floor_of(scores, self._found.floor[part])
-            bound = self._bounds(part)  # after the floor: of rows as long as those that it comes from
+            bound = self._bounds(part)  # after the floor, so that it holds for the rows that the floor comes from
             query, column = reaching(scores, floor - np.float32(2.0) * bound)
             score, numbers = scores[query, column], rows[columns][column]
             found = score >= floor[query]
@@ -115,9 +115,9 @@ class CertifiedTopK(RunningTopK):
             self._rescore(part.start + query, numbers[sampled], block[columns], column, score, bound[query])
 
     def agreement(self) -> float | None:
-        """Return the share of the first queries whose ten best rows are the same raw and stable, ties aside.
+        """Return the share of the first queries whose ten best rows are the same raw and stable, up to ties.
 
-        A query does not agree either if one of its scores changed by more than the bound, which means a fault.
+        A query also disagrees if one of its scores changed by more than the bound, which indicates a fault.
         """
         count = len(self._raw)
         if count == 0:
@@ -143,7 +143,7 @@ class CertifiedTopK(RunningTopK):
             self._exact.add(asked[here], rows[part][here], exact[here].astype(np.float32))
 
     def _bounds(self, part: slice) -> Float32:
-        """Return the bound of each of the queries for rows so far, as scores are scaled; 0 without raw vectors."""
+        """Return the bound of each query for the rows so far, on the scale of its scores; 0 without a raw vector."""
         absolute = self._bound.absolute[part]
         lengths, scale = self._lengths[part], self._scale[part]
         bound = np.zeros(len(lengths), np.float32)
@@ -156,8 +156,8 @@ class CertifiedTopK(RunningTopK):
 class SampledNeighbours:
     """The nearest items of sampled users, raw and stable, collected while the items are read.
 
-    One scan of the stable rows finds both (:class:`CertifiedTopK`), where the scores are inner products and the maps
-    keep them within rounding. Elsewhere, as where a space is narrower than the model, the raw rows are scanned too.
+    One scan of the stable rows finds both (:class:`CertifiedTopK`) if the scores are inner products and the maps keep
+    them within rounding. Otherwise, as when a space is narrower than the model, the raw rows are scanned, too.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class SampledNeighbours:
             self._raw = RunningTopK(np.concatenate([raw, others_raw]), TOP_K, metric)
 
     def observe(self, rows: RowNumbers, block: Array, stable: Float32) -> None:
-        """Take in item rows, raw (b, e) and stable (b, d), of the numbers ``rows``; called by worker threads."""
+        """Add item rows, raw (b, e) and stable (b, d), with row numbers ``rows``; called by worker threads."""
         if isinstance(self._found, CertifiedTopK):
             self._found.observe_mapped(rows, block, stable)
         else:
@@ -207,7 +207,7 @@ class SampledNeighbours:
         return self._found.result().part(*self._counts)
 
     def others_raw(self) -> TopK:
-        """Return the raw neighbours of the raw vectors, the ten best of each."""
+        """Return the raw neighbours of the further raw vectors, the ten best of each."""
         if self._raw is not None:
             return self._raw.result().part(self._counts[0], len(self._raw))
         return self._found.result().part(self._counts[1], len(self._found), TOP_K)

@@ -33,9 +33,9 @@ class ColumnAgreement:
     new : int
         Directions that the rows determine and the anchors do not: those that a wider model added.
     scale : float
-        Greatest ratio of an explained column's spread to the one that the anchors have through the inverse of the map,
-        over the median column's. A column times c on one side of two shows as about sqrt(c) on both. NaN where nothing
-        can be measured.
+        Largest ratio of an explained column's spread to that of the anchors mapped back by the inverse, divided by the
+        median column's. Multiplying a column of one of two sides by c shows as about sqrt(c) on both. NaN where it
+        cannot be measured.
     """
 
     explained: Float64
@@ -45,8 +45,8 @@ class ColumnAgreement:
     def fit(self, other: ColumnAgreement | None) -> float:
         """Return the smallest explained share, skipping as many of the worst columns as the model has new directions.
 
-        A column is judged only where the anchors explain the same column of the other side: one that is noise on both
-        sides, or noise against a constant, is so in every snapshot.
+        A column is judged only if the anchors explain the same column of the other side: one that is noise on both
+        sides, or noise on one and constant on the other, is so in every snapshot.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ def judge_columns(sums: JudgedSums, transform: Float64, inverse: Float64, energy
     expected = np.einsum("kj,kl,lj->j", inverse, centred, inverse, optimize=True)
     scale = np.sqrt(variance[judged] / np.maximum(expected, np.finfo(np.float64).tiny))
     new = max(determined_rank(energy) - determined_rank(anchors), 0)
-    # A column of noise has no scale in the anchors: averages over nights leave little of it.
+    # A column of noise has no scale in the anchors: averaging over nights removes most of it.
     known = share[judged] >= EXPLAINED
     compared = np.sort(scale[known] if known.any() else scale)
     largest = compared[-1 - min(new, len(compared) - 1)]

@@ -63,7 +63,7 @@ class JudgedRows:
 
     @classmethod
     def empty(cls, places: RowNumbers, folds: Array, width: int, dimension: int) -> JudgedRows:
-        """Return room for the rows with these anchors."""
+        """Allocate the rows with these anchors."""
         rows, anchors = (np.empty((len(places), size), np.float32) for size in (width, dimension))
         return cls(places, folds.copy(), rows, anchors, np.ones(len(places)))
 
@@ -71,7 +71,7 @@ class JudgedRows:
         return len(self.roots)
 
     def sort_by_fold(self, count: int) -> list[slice]:
-        """Sort the rows by fold, of which there are 1, 2, 5 or 10, in place, and return the part of each."""
+        """Sort the rows in place by fold, for a ``count`` of 1, 2, 5 or 10 folds, and return the slice of each."""
         if count == 1:
             return [slice(0, len(self))]
         folds = self.folds % count
@@ -83,9 +83,9 @@ class JudgedRows:
 
 
 def fold_count(judged: int, paired: int) -> int:
-    """Return the number of folds, a divisor of 10, of which none has more than a tenth of the rows with an anchor.
+    """Return the number of folds: the smallest divisor of 10 for which a fold has at most a tenth of the anchored rows.
 
-    A map fitted without a tenth of the rows is about as good as that fitted to all, and fitting ten of them for the
+    A map fitted without a tenth of the rows is about as good as one fitted to all, and fitting ten of them for the
     sample of a large side took a tenth of the time to stabilize.
     """
     return next((count for count in (1, 2, 5) if 10 * judged <= count * paired), FOLDS)
@@ -98,7 +98,7 @@ class JudgedSums:
     Attributes
     ----------
     folds : (f, e, k) float64
-        X^T diag(weights) B, one sum a fold.
+        X^T diag(weights) B, one sum per fold.
     cross : (e, k) float64
         The same over all folds.
     rows, anchors : (e, e) and (k, k) float64
@@ -121,7 +121,7 @@ class JudgedSums:
     count: int
 
     def mean_shift(self, transform: Float64, energy: Float64) -> float:
-        """Return the distance between the mean stable row and the mean anchor, in root mean square lengths of each.
+        """Return the distance between the mean stable row and the mean anchor, each over its root mean square length.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ def sum_judged(judged: JudgedRows, parts: Sequence[slice], threads: int = 0) -> 
         fold, part = chunk
         roots = judged.roots[part]
         left, right = (side[part] * roots[:, None] for side in (judged.rows, judged.anchors))
-        # To tell a flipped axis, float32 will do.
+        # float32 is precise enough to detect a flipped axis.
         narrow = right.astype(np.float32)
         squares = (narrow.T @ narrow).astype(np.float64)
         return fold, (left.T @ right, left.T @ left, squares, roots @ left, roots @ right, np.asarray(roots @ roots))
@@ -172,13 +172,13 @@ def sum_judged(judged: JudgedRows, parts: Sequence[slice], threads: int = 0) -> 
 def out_of_sample_fit(
     judged: JudgedRows, parts: Sequence[slice], basis: Float64, rotations: Sequence[Float64], threads: int = 0
 ) -> Fit:
-    """Return how well rows sorted by fold fit their anchors, each mapped by its fold's own map.
+    """Return how well rows sorted by fold fit their anchors, each row mapped by its fold's own map.
 
     Parameters
     ----------
     judged : JudgedRows
     parts : list of slice
-        The part of each fold.
+        The slice of each fold.
     basis : (e, r) float64
         Map from raw rows to the standardized form.
     rotations : sequence of (r, k) float64

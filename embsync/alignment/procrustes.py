@@ -12,7 +12,7 @@ from embsync.dtypes import Float64
 from embsync.rows import in_threads
 
 #: Cross-Gram directions below this share of the strongest do not determine the rotation: float32 anchors have rounding
-#: errors of about 1e-7 of their norm along axes that carry no score.
+#: errors of about 1e-7 of their norm along axes that do not contribute to scores.
 DETERMINED = 1e-6
 
 
@@ -130,7 +130,8 @@ def compare_axes(cross: Float64, rows: Float64, anchors: Float64) -> Axes:
 def whitening(gram: Float64) -> Float64 | None:
     """Return the (k, r) map W with W^T gram W = I on the axes of a Gram matrix that exceed rounding error.
 
-    The inverse of the triangular factor where all do, which takes a tenth of the time; otherwise from the eigenvectors.
+    It is the inverse of the triangular factor if all axes do, which takes a tenth of the time; otherwise it is computed
+    from the eigenvectors.
 
     Returns
     -------

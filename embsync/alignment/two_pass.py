@@ -27,7 +27,7 @@ Observer = Callable[[int, Array, Float32], None]
 
 
 class FirstPass(Protocol):
-    """One side, wherever its rows are, as the fit needs it: its sums, and a triangular factor."""
+    """What the fit needs of one side, wherever its rows are: sums and a triangular factor."""
 
     @property
     def width(self) -> int:
@@ -46,7 +46,7 @@ class FirstPass(Protocol):
 
 @dataclass(frozen=True)
 class SideInput:
-    """The input of one side whose rows are read here.
+    """The input of one side whose rows are read by this process.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class SideFit:
     axes : Axes
         Figures are None in a new space or below 4e anchored rows, NaN where they cannot be measured.
     columns : ColumnAgreement or None
-        None where those of ``axes`` are.
+        None where the figures of ``axes`` are.
     """
 
     sums: SideSums
@@ -216,7 +216,7 @@ def _rotate(
         enough = any(_suffices(len(side.rows), basis.T) for basis, side in held)
 
         def rotate(fold: int | None) -> Float64:
-            """Return the rotation of all rows but those of a fold."""
+            """Return the rotation fitted to all rows, or to all but those of a fold."""
             without = 0.0 if fold is None else sum(basis @ side.sums.folds[fold] for basis, side in held)
             return align(cross - without, form.energy)
 
@@ -239,7 +239,7 @@ def _rotate(
 def _side_fit(
     total: SideSums, basis: Float64, side: _Judged | None, *, rotation: Float64, folds: list[Float64], threads: int
 ) -> SideFit:
-    """Return a side's map, and how well it fits judged rows if there are enough of them; its axes are not measured."""
+    """Return a side's map, and how well it fits the judged rows if there are enough; axes are not measured yet."""
     own: Float64 = basis @ rotation
     fit, number = None, 0 if side is None else len(side.rows)
     if side is not None and folds and _suffices(number, basis):
@@ -249,7 +249,7 @@ def _side_fit(
 
 
 def _with_axes(side: SideFit, judged: _Judged | None, inverse: Float64) -> SideFit:
-    """Return how the axes of the space and the raw columns agree with the anchors, where the fit is judged.
+    """Return ``side`` with the agreement of its axes and raw columns with the anchors, if its fit was judged.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ def _with_axes(side: SideFit, judged: _Judged | None, inverse: Float64) -> SideF
     sums, own = judged.sums, side.map
     if own.shape[0] != own.shape[1]:
         inverse = np.asarray(linalg.pinv(own), np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # found by its result
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is detected from the results
         rows = own.T @ sums.rows @ own
         axes = compare_axes(own.T @ sums.cross, rows, sums.anchors)
         axes = replace(axes, mean_shift=sums.mean_shift(own, rows))

@@ -42,7 +42,7 @@ def examine(rows: Array) -> Values:
     together = np.zeros(kept.shape[1])
     for extreme in (kept.max(axis=0), kept.min(axis=0)):
         equal = np.count_nonzero(kept == extreme, axis=0)
-        # A single row always holds the extreme; zeros are counted separately, unless the whole column is zero.
+        # One row always has the extreme value; zeros are counted separately, unless the whole column is zero.
         equal[(equal == 1) | ((extreme == 0) & (equal < len(kept)))] = 0
         together += equal / len(kept)
     rows_as_one = np.ascontiguousarray(kept).view(f"V{kept.dtype.itemsize * kept.shape[1]}")[:, 0]

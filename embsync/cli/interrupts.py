@@ -15,7 +15,7 @@ from embsync.cli.output import warn
 from embsync.signals import Result, beside
 from embsync.store.critical import exit_between_sections
 
-#: Seconds between checks for signals: the kernel may deliver one to another thread, while handlers run on this one.
+#: Seconds between checks for signals: the kernel may deliver one to another thread, but handlers run on this one.
 _CHECK_SECONDS = 0.2
 #: Removes a progress bar.
 _ERASE_LINE = "\r\x1b[2K"
@@ -31,7 +31,7 @@ class _Ended(BaseException):
 def until_signal(work: Callable[[], Result]) -> Result:
     """Return what ``work`` returns; SIGINT, SIGTERM and SIGHUP end the process with one line and 128 plus their number.
 
-    Libraries of object stores return when a request has ended, which may take minutes, and not on a signal. The work
+    Libraries of object stores return when a request has ended, which may take minutes, not on a signal. The work
     therefore runs on another thread, and must be safe to kill.
     """
     if threading.current_thread() is not threading.main_thread():

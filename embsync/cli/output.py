@@ -37,7 +37,7 @@ def _plain(value: object) -> Any:
 
 
 def width() -> int | None:
-    """Return the columns of the terminal on standard output, None where there is none: then no line is broken."""
+    """Return the columns of the terminal on standard output; None if it is not a terminal: then no line is broken."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -79,7 +79,7 @@ def mark(outcome: str) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return numbers as blocks, the lowest as the shortest and NaN as a blank; nothing where blocks cannot be shown."""
+    """Return numbers as blocks, the lowest as the shortest and NaN as a blank; empty if blocks cannot be shown."""
     known = [value for value in values if not math.isnan(value)]
     if not known or not in_unicode():
         return ""

@@ -37,13 +37,13 @@ def progress_bar(label: str, wanted: bool) -> Iterator[Progress]:
 
 
 def _bars() -> Bars:
-    """Return a bar with the columns of embsync, not yet drawn."""
+    """Return a progress bar with embsync's columns, not yet drawn."""
     from rich.console import Console  # noqa: PLC0415  (only needed on a terminal)
     from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
     from rich.progress import Progress as Bars  # noqa: PLC0415
 
     class Rate(ProgressColumn):
-        """Work done in a second, of stages with an amount."""
+        """Work per second, for stages with an amount."""
 
         def render(self, task: Task) -> Text:
             """Return the rate as text, empty until it is known."""

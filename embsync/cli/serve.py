@@ -15,7 +15,7 @@ from embsync.errors import EmbsyncError, UsageError
 from embsync.invocation import invocation, quoted, set_invocation
 from embsync.store.layout import current_number, require_directory
 
-#: Other servers take this as --host; embsync listens there only by --listen.
+#: Other servers accept this as --host; embsync accepts it only as part of --listen.
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
 
 

@@ -19,12 +19,12 @@ ATTEMPT = "attempt.json"
 
 FailureKind = Literal["crashes", "unreadable", "errors"]
 
-#: A snapshot is set aside after this many deaths of its process.
+#: A snapshot is set aside after this many crashes of its process.
 MOST_CRASHES = 3
 #: The same for deaths together with the daemon. The limit is higher because the snapshot is rarely the cause: machines
 #: are switched off and containers moved.
 MOST_LOST = 30
-#: A snapshot is set aside after this many transient errors in reading it, so that others get their turn.
+#: A snapshot is set aside after this many transient errors in reading it, so that others are handled.
 MOST_UNREADABLE = 10
 #: After this many other errors, the next snapshot is tried too: if it can be published, the first one was the cause,
 #: for example because its version is too large for the disk.
@@ -79,7 +79,7 @@ class Attempts:
         self.not_before = 0.0
 
     def load(self) -> None:
-        """Read the file of an earlier daemon.
+        """Read the file that an earlier daemon wrote.
 
         Raises
         ------

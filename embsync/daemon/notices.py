@@ -61,7 +61,7 @@ class Notices:
             )
 
     def log_entries(self, entries: Iterable[Entry], order: str | None) -> None:
-        """Log the order and the snapshots that are not published, where either is new since the last call."""
+        """Log the order and the snapshots that are not published, if they are new since the last call."""
         if order is not None and order != self._order:
             log(logging.INFO, "order", reason=order)
             self._order = order

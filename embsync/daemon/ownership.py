@@ -12,7 +12,7 @@ from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
 from embsync.store.locks import exclusive
 
-#: How long to wait for the daemon's lock: another daemon keeps it, but ``embsync status`` only tests it briefly.
+#: Seconds to wait for the daemon's lock: another daemon keeps it, but ``embsync status`` only tests it briefly.
 _LOCK_SECONDS = 1.0
 
 

@@ -1,4 +1,4 @@
-"""``store.on_publish``, run beside the loop: at least once for each version that becomes current."""
+"""``store.on_publish``, run in parallel with the loop: at least once for each version that becomes current."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PublishHook:
     ----------
     store : Store
     problems : Problems
-        Gets a problem when the command fails, which is closed when it succeeds.
+        Receives a problem when the command fails, which is closed when it succeeds.
     counters : Counter
         Counts failures.
 

@@ -62,7 +62,7 @@ def vectors(arrays: Sequence[Any], width: int, start: int) -> memoryview:
 
 
 def integers(batch: Any, _: Message, start: int) -> list[Any]:
-    """Return 64-bit ids."""
+    """Return ids as int64."""
     largest = pc.max(batch).as_py() if pa.types.is_uint64(batch.type) else None
     if largest is not None and largest >= 2**63:
         raise Unusable("an id beyond 64-bit signed integers", largest, f"at most {2**63 - 1}")
@@ -70,7 +70,7 @@ def integers(batch: Any, _: Message, start: int) -> list[Any]:
 
 
 def weights(batch: Any, _: Message, start: int) -> list[Any]:
-    """Return float64."""
+    """Return weights as float64."""
     return [_numbers(_cast(batch, pa.float64(), start))]
 
 
@@ -109,7 +109,7 @@ def labels(batch: Any, wanted: Message, start: int) -> list[Any]:
 
 
 def _integers(batch: Any, start: int) -> Any:
-    """Return a batch as 64-bit integers; refuse the one that represents null."""
+    """Return a batch as int64; refuse -2^63, which represents null."""
     expected = "above -2^63 and below 2^63"
     try:
         batch = batch.cast(pa.int64())

@@ -1,4 +1,4 @@
-"""Objects of S3, Google Cloud Storage and Azure, by the library obstore."""
+"""Objects of S3, Google Cloud Storage and Azure, through the library obstore."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _PARTS = 4
 _PIECE = 8 << 20
 #: The lock of endpoints without conditional writes, and the prefix of objects that probe an endpoint.
 _LOCK, _PROBE = "lock.json", "probe/"
-#: Seconds after which a lock that was written is read back: what two publishers wrote at once has arrived by then.
+#: Seconds between writing a lock and reading it back: by then, the writes of two publishers at once have arrived.
 _SETTLED = 0.3
 _SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|_KEY$|CREDENTIAL|SIGNATURE", re.IGNORECASE)
-#: Answers by which a service says that it is full, and that a clock is wrong.
+#: Error messages for a full service, and for a wrong clock.
 _FULL = re.compile(r"InsufficientStorage|QuotaExceeded|StorageFull|\b507\b|no space left", re.IGNORECASE)
 _SKEWED = re.compile(r"RequestTimeTooSkewed|RequestExpired|Request has expired|between the request time", re.IGNORECASE)
-#: Codes of refusals that some services give with the status of another error.
+#: Error codes of refusals that some services return with the status of another error.
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _METADATA = re.compile(r"169\.254\.|metadata\.google", re.IGNORECASE)
 
@@ -65,7 +65,7 @@ class CloudObjects:
         return self._opened
 
     def absence(self) -> None:
-        """Return nothing: that there is no such bucket is an error of every call."""
+        """Return None: every call reports a missing bucket as an error."""
 
     def read(self, key: str) -> bytes | None:
         """Return a small object, or None if it does not exist."""
@@ -89,7 +89,7 @@ class CloudObjects:
             yield _without_first(start - skipped, found.stream(min_chunk_size=_PIECE))
 
     def _from(self, key: str, start: int) -> tuple[Any, int]:
-        """Request an object from ``start`` on, or all of it if the endpoint has no ranges; return where it begins."""
+        """Request an object from ``start`` on, or all of it if ranges are unsupported; also return the actual start."""
         if start:
             try:
                 options: Any = {"range": {"offset": start}}
@@ -105,7 +105,7 @@ class CloudObjects:
             obstore.put(self._store, key, data, use_multipart=False)
 
     def upload(self, key: str, path: Path) -> None:
-        """Write a file, in parts where it is large."""
+        """Upload a file, in parts if it is large."""
         with self._errors(key):
             obstore.put(self._store, key, path, chunk_size=_PART, max_concurrency=_PARTS)
 
@@ -118,7 +118,7 @@ class CloudObjects:
         return True
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """Replace an object that reads ``expected``: by a conditional write, or under the lock where there is none."""
+        """Replace an object that equals ``expected``: by a conditional write, or if there is none, under the lock."""
         if self.is_conditional():
             return self._swap_conditionally(key, data, expected)
         with self._locked():
@@ -139,11 +139,11 @@ class CloudObjects:
             return before == expected and self._put_if(key, data, mode)
 
     def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
-        """Write an object on a condition; return whether that was met."""
+        """Write an object conditionally; return whether the condition was met."""
         try:
             obstore.put(self._store, key, data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
-            return self.read(key) == data  # an answer may be lost, and the request be sent twice
+            return self.read(key) == data  # a response may be lost, and its request sent again
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectEntry]:
@@ -161,7 +161,7 @@ class CloudObjects:
                     obstore.delete(self._store, part)
 
     def now(self) -> dt.datetime:
-        """Return the time by the service's clock: the date that it gives an object written now."""
+        """Return the time of the service's clock: the date of an object written now."""
         key = f"{_PROBE}{secrets.token_hex(8)}"
         self.write(key, b"now")
         try:
@@ -201,17 +201,17 @@ class CloudObjects:
         return True
 
     def notes(self) -> tuple[str, ...]:
-        """Return a note where the endpoint has no conditional writes."""
+        """Return a note if the endpoint has no conditional writes."""
         if self.is_conditional():
             return ()
         return (f"{self.where}: the endpoint has no conditional writes; one publisher at a time by {_LOCK}",)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock object, which carries a token of this process.
+        """Hold the lock object, which contains a token of this process.
 
-        It is taken from a publisher that died once it was seen unchanged for ``lock_seconds``: no clock is compared
-        with another one, and none can be wrong.
+        The lock of a dead publisher is taken over once it has been seen unchanged for ``lock_seconds`` by the monotonic
+        clock of this machine: no two clocks are compared.
         """
         about = {"token": secrets.token_hex(16), "host": os.uname().nodename, "pid": os.getpid()}
         lock = json.dumps(about).encode()
@@ -253,7 +253,7 @@ class CloudObjects:
 
 
 def _without_first(count: int, pieces: Iterable[Any]) -> Iterator[memoryview]:
-    """Yield pieces without their first bytes."""
+    """Yield pieces without their first ``count`` bytes."""
     for piece in pieces:
         yield memoryview(piece)[count:]
         count = max(count - len(piece), 0)
@@ -314,7 +314,7 @@ def _credentials(config: ObjectStoreConfig) -> dict[str, str]:
 
 
 def _require_bucket(error: FileNotFoundError) -> None:
-    """Re-raise an error about the bucket: only a missing object means that there is nothing."""
+    """Re-raise an error about the bucket: only a missing object counts as absent."""
     if re.search(r"NoSuchBucket|ContainerNotFound|bucket does not exist", str(error), re.IGNORECASE):
         raise error
 

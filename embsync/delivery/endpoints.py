@@ -1,4 +1,4 @@
-"""The kinds of objects by the scheme of a URL."""
+"""The objects at a URL, by its scheme."""
 
 from __future__ import annotations
 

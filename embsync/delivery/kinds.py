@@ -12,7 +12,7 @@ from embsync.errors import UsageError
 
 @dataclass(frozen=True)
 class SinkKind:
-    """Where the class of a kind is, and the extra that its library belongs to."""
+    """The module and name of a kind's class, and the extra that installs its library."""
 
     module: str
     name: str

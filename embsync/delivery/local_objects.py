@@ -25,7 +25,7 @@ _PIECE = 8 << 20
 
 
 class LocalObjects:
-    """The files below a directory, which must exist, so that one that is not mounted is not taken for an empty one."""
+    """The files below a directory. It must exist, so that an unmounted directory is not mistaken for an empty one."""
 
     def __init__(self, where: str, root: Path) -> None:
         self.where = where
@@ -33,7 +33,7 @@ class LocalObjects:
         self._root = root
 
     def absence(self) -> str | None:
-        """Return that the directory does not exist, if so."""
+        """Return a message if the directory does not exist, otherwise None."""
         with self._errors():
             return None if self._root.exists() else "no such directory"
 
@@ -44,7 +44,7 @@ class LocalObjects:
         return None
 
     def _opened(self, key: str) -> io.FileIO:
-        """Open an object; what is no file, such as a FIFO, would block or fail in unclear ways."""
+        """Open an object; refuse anything but a regular file: a FIFO would block, others would fail unclearly."""
         path = self._root / key
         try:
             found = path.stat()
@@ -110,7 +110,7 @@ class LocalObjects:
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectEntry]:
-        """Yield the files below a directory; what is no file is no object."""
+        """Yield the regular files below a directory; anything else is not an object."""
         with self._errors():
             for folder, _, names in os.walk(self._root / prefix):
                 for name in names:
@@ -120,7 +120,7 @@ class LocalObjects:
                     with _absent():
                         found = path.stat()
                         if not stat.S_ISREG(found.st_mode):
-                            continue  # no object: a push writes one in its place
+                            continue  # not an object: a push writes one in its place
                         modified = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC)
                         yield ObjectEntry(path.relative_to(self._root).as_posix(), found.st_size, modified)
 
@@ -139,18 +139,18 @@ class LocalObjects:
                         folder.rmdir()
 
     def now(self) -> dt.datetime:
-        """Return the time by the clock that dates the files."""
+        """Return the time of the clock that sets the files' modification times."""
         with self._errors():
             lock = self._place(_LOCK)
             lock.touch()
             return dt.datetime.fromtimestamp(lock.stat().st_mtime, dt.UTC)
 
     def notes(self) -> tuple[str, ...]:
-        """Return nothing: the limits of file locks depend on the file system, and are documented."""
+        """Return no notes: the limits of file locks depend on the file system, and are documented."""
         return ()
 
     def _place(self, key: str) -> Path:
-        """Return the path of a key, after creating its directory; no file could replace a directory."""
+        """Return the path of a key, after creating its parent; refuse a directory, which no file can replace."""
         path = self._root / key
         if path.is_dir() and not path.is_symlink():
             raise self._not_a_file(path, "a directory")
@@ -184,7 +184,7 @@ class LocalObjects:
 
 @contextlib.contextmanager
 def _absent() -> Iterator[None]:
-    """Treat a link that leads nowhere or to itself as no file."""
+    """Treat a dangling link, or one that leads to itself, as a missing file."""
     try:
         yield
     except OSError as error:

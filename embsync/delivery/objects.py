@@ -14,7 +14,7 @@ from embsync.invocation import joined
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """One object: its key below the prefix, its size, and when it was last written by the clock of its store."""
+    """One object: its key below the prefix, its size, and when it was last written, by the store's clock."""
 
     key: str
     bytes: int
@@ -30,7 +30,7 @@ class Objects(Protocol):
     push_options: tuple[str, ...]
 
     def absence(self) -> str | None:
-        """Return why nothing can be there, such as a directory that does not exist; None if the place may exist."""
+        """Return why there can be no objects, such as a missing directory; None if the place may exist."""
 
     def read(self, key: str) -> bytes | None:
         """Return a small object, or None if it does not exist."""
@@ -45,28 +45,28 @@ class Objects(Protocol):
         """Write a file of any size as an object; readers find it complete or not at all."""
 
     def copy(self, source: str, key: str) -> bool:
-        """Copy an object without transferring it; return False if the store cannot."""
+        """Copy an object within the store, without transferring it; return False if the store cannot."""
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """Replace an object whose content is ``expected`` (None: that does not exist); return False if it is not.
+        """Replace an object if its content is ``expected`` (None: it does not exist); otherwise return False.
 
-        If several publishers do so at once, one succeeds.
+        If several publishers do so at once, only one succeeds.
         """
 
     def list(self, prefix: str = "") -> Iterator[ObjectEntry]:
-        """Yield the objects whose keys begin with a directory, in any order."""
+        """Yield the objects below a directory, in any order."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; missing ones are ignored."""
 
     def now(self) -> dt.datetime:
-        """Return the time by the clock that dates the objects, which may differ from this machine's."""
+        """Return the time of the clock that dates the objects, which may differ from this machine's."""
 
     def notes(self) -> tuple[str, ...]:
-        """Probe the store, and return a note for users about what it lacks, if anything; nothing lasting is changed."""
+        """Probe the store without lasting changes, and return notes for users about what it lacks."""
 
 
 def push_line(objects: Objects, *options: str) -> str:
-    """Return how to push there again, for those that only pull: the store is known on the host that publishes."""
+    """Return a hint for pushing there again from the publishing host; a host that only pulls cannot name the store."""
     line = joined(["embsync", "push", objects.where, *objects.push_options, *options])
     return f"on the host that publishes, with its --store or --config: {line}"

@@ -1,11 +1,11 @@
-"""Growing pauses between attempts that fail, and times that survive a wrong clock."""
+"""Growing pauses between failed attempts, and times that stay correct when the clock is set."""
 
 from __future__ import annotations
 
 import time
 
 LONGEST = 600.0
-#: Seconds of difference from which a clock counts as set, rather than as corrected slowly by NTP.
+#: Difference in seconds from which a clock counts as set, rather than slewed by NTP.
 _SET = 2.0
 
 
@@ -46,7 +46,7 @@ class Moment:
         self._stated = time.time() + later
 
     def seconds(self) -> float:
-        """Return it in seconds since 1970, by this machine's clock as it is set now.
+        """Return the time in seconds since 1970, by this machine's clock as it is set now.
 
         The number is the same each time unless the clock was set in between.
         """

@@ -61,7 +61,7 @@ class Pulled:
 
 
 class Pull:
-    """Copies versions from a prefix to a store. Of several on one host, one transfers and the others wait.
+    """Copies versions from a prefix to a store. Of several pulls on one host, one transfers and the others wait.
 
     Parameters
     ----------
@@ -111,12 +111,12 @@ class Pull:
         SinkError
             An object is damaged, or the source cannot be reached.
         """
-        pointer = self._pointer()  # before a store is created for a mistyped URL
+        pointer = self._pointer()  # first, so that no store is created for a mistyped URL
         with self._alone() as known:
             return self._bring(pointer, known)
 
     def follow_once(self) -> Pulled | None:
-        """Do the same if the pointer names a version other than last time; return None if it does not.
+        """Do the same as :meth:`once` if the pointer names another version than last time; otherwise return None.
 
         A local rollback therefore lasts until another version is pushed or, with a hold, until it is released.
         """

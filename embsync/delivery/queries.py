@@ -1,4 +1,4 @@
-"""Queries of a version with their exact neighbours, by which a sink's recall is measured."""
+"""Queries for a version and their exact neighbours, with which a sink's recall is measured."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ProbeQueries:
     def recall(self, found: Sequence[Sequence[object]] | Array) -> float | None:
         """Return the share of the exact neighbours that a sink found; None without queries.
 
-        An item that scores as high as the last exact neighbour counts as one: an index may choose among equals.
+        An item that scores as high as the last exact neighbour counts as one: an index may return any of equal scores.
 
         Parameters
         ----------

@@ -28,7 +28,7 @@ class RowBlock:
     ages : (n,) int64
         Versions since the id was last live, 0 for live rows.
     last_seen : (n,) int64
-        The last version with the id live.
+        The last version in which the id was live.
     last_seen_at : (n,) datetime64[s]
         When that version was made, UTC; NaT if unknown.
     labels : mapping of str to list, optional
@@ -75,7 +75,7 @@ def label_objects(labels: Mapping[str, Sequence[Any]], rows: int) -> Iterator[di
 
 
 def labels_as_json(labels: Mapping[str, Sequence[Any]], rows: int) -> Iterator[bytes]:
-    """Yield the same as JSON."""
+    """Yield what :func:`label_objects` yields, as JSON."""
     return map(msgspec.json.Encoder().encode, label_objects(labels, rows))
 
 

@@ -193,7 +193,7 @@ class DeliveryService:
         return ", ".join(late) or "every sink is current"
 
     def _write(self, now: float) -> None:
-        """Write the state if it has changed or is old; failure to write it, as on a full disk, stops no delivery."""
+        """Write the state if it has changed or is old; a failed write, as on a full disk, does not stop deliveries."""
         report = self.report
         same = self._reported is not None and msgspec.structs.replace(self._reported, updated=report.updated) == report
         if same and now - self._written < _WRITTEN_SECONDS:

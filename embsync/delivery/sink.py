@@ -5,7 +5,7 @@ another, and nothing about a sink needs to be stored elsewhere.
 
 Delivering a version takes these steps, in this order, while the version is pinned:
 
-1. :meth:`Sink.check`, :meth:`Sink.generations` and :meth:`Sink.current`, before any row moves;
+1. :meth:`Sink.check`, :meth:`Sink.generations` and :meth:`Sink.current`, before any row is transferred;
 2. :meth:`Sink.stage`, which readers do not see;
 3. :meth:`Sink.probe`, which reads back and measures;
 4. :meth:`Sink.commit`, which switches both sides at once;
@@ -67,7 +67,7 @@ class Probe:
     target : float or None
         The recall that ``search`` had to reach.
     search : mapping
-        The sink's own search parameters, which it keeps with the generation where its readers can see them.
+        The sink's own search parameters, stored with the generation, where readers can see them.
     notes : tuple of str
         Remarks for users, such as what the sink cannot do; shown by ``status``.
     """
@@ -84,30 +84,30 @@ class Probe:
 class Sink(Protocol):
     """A place where versions are served. Constructing one does no I/O; its only argument is its configuration.
 
-    Every method raises errors of :mod:`embsync.errors` alone: :class:`SinkUnavailable` if a later attempt may succeed
+    Every method raises only errors of :mod:`embsync.errors`: :class:`SinkUnavailable` if a later attempt may succeed
     (unreachable, busy, full), :class:`SinkConflict` if another program or publisher interferes, :class:`SinkError` if
-    it fails until something is changed (password, permission, width). Their messages never contain a secret, and
+    it will fail until something is changed (password, permission, width). Their messages never contain a secret, and
     they are raised ``from None`` where the library's own exception might.
 
-    A sink is used by one thread at a time, and several may work on the same place: two threads, processes or hosts.
+    A sink is used by one thread at a time, but several sinks may use one place: in other threads, processes or hosts.
     """
 
     def check(self, version: Version) -> tuple[str, ...]:
-        """Raise unless the sink is reachable, permitted, empty or embsync's, and can hold this version.
+        """Raise unless the sink is reachable and accessible, is empty or embsync's, and can hold this version.
 
-        Called before any row moves: width, kind of ids and metric are known from the version. Changes nothing that a
-        user would notice; it may create what only embsync uses.
+        Called before any row is transferred, since the version states width, kind of ids and metric. It changes nothing
+        that a user would notice, but may create what only embsync uses.
 
         Returns
         -------
         tuple of str
-            What it restored of this version, if that is the current one of the sink.
+            What was restored of this version, if it is the sink's current one.
         """
 
     def generations(self) -> list[Generation]:
         """Return the versions in the sink that carry embsync's mark, ascending by number.
 
-        Complete or not. What does not carry the mark is not listed, whatever its name.
+        Both complete and incomplete ones. Anything without the mark is not listed, whatever its name.
         """
 
     def current(self) -> int | None:
@@ -148,7 +148,7 @@ class Sink(Protocol):
         """Remove a version that readers do not see; do nothing if it is not there.
 
         Waits a bounded time for readers that still use it. A partly removed version is listed as incomplete and
-        removed by the next call. Nothing is touched that does not carry embsync's mark.
+        removed by the next call. Anything without embsync's mark is left untouched.
 
         Raises
         ------
@@ -173,6 +173,7 @@ def require_same(version: Version, fingerprint: str, where: str, hint: str) -> N
     Raises
     ------
     SinkConflict
+        The fingerprints differ.
     """
     ours = fingerprint_of(version)
     if fingerprint != ours:

@@ -96,7 +96,7 @@ class DemoDirectory:
         )
 
     def _another(self) -> Hint:
-        """Return the command for a free directory: in this one (unless it is a store), beside it, or where we are."""
+        """Return the command for an unused directory: in this one unless it is a store, beside it, or in the cwd."""
         inside = [] if store_of(self.root) else [self.root / "embsync-demo"]
         for place in (*inside, self.root.parent / f"{self.root.name}-2", Path("embsync-demo")):
             if place.parent.is_dir() and os.access(place.parent, os.W_OK) and not os.path.lexists(place):

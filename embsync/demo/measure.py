@@ -12,7 +12,7 @@ from embsync.reader import Version
 
 #: Number of hits compared, as in the manifest's overlaps.
 TOP = 10
-#: Ridge penalty of the classifier, relative to the mean energy of a feature: it only ensures a regular system.
+#: Ridge penalty of the classifier, relative to the mean energy of a feature: it only ensures a nonsingular system.
 _RIDGE = 1e-2
 
 
@@ -111,7 +111,7 @@ def _area(guess: Float64, truth: Array) -> float:
     inside, outside = int(truth.sum()), int((~truth).sum())
     ordered = np.sort(guess)
     first, beyond = (np.searchsorted(ordered, guess, side) for side in ("left", "right"))
-    ranks = (first + 1 + beyond) / 2  # of ties the mean
+    ranks = (first + 1 + beyond) / 2  # ties have their mean rank
     return float((ranks[truth].sum() - inside * (inside + 1) / 2) / (inside * outside))
 
 

@@ -104,7 +104,7 @@ def returning(
     settings: als.TrainingSettings,
     random: np.random.Generator,
 ) -> ReturningUsers:
-    """Let the absent users return and like items; ``now`` is the last night's raw model."""
+    """Return the absent users with the items that they like next; ``now`` is the last night's raw model."""
     items = measure.rows_of(now.item_ids, known.item_ids)
     later = last.liked.copy()
     wanted = np.full(len(last.away), world.likes_next)
@@ -157,7 +157,7 @@ def example(
     version: Version,
     known: taste.Catalogue,
 ) -> Example:
-    """Show one user: the raw vector of an earlier night, the stored stable vector, and a fresh one."""
+    """Return one user's searches: with the raw vector of an earlier night, the stored stable one, and a fresh one."""
     row = int(measure.rows_of(np.array([user]), back.ids)[0])
     old = raw_then.users[measure.rows_of(np.array([user]), raw_then.user_ids)]
     raw = raw_now.item_ids[measure.best(old @ raw_now.items.T)[0]]

@@ -184,13 +184,13 @@ def _night(
 
 
 def _change(present: Int64, at_first: int, world: World, number: int, random: np.random.Generator) -> Int64:
-    """Let some leave permanently and others arrive."""
+    """Return ``present`` without those that leave permanently, and with those that arrive."""
     stay = np.sort(random.choice(present, len(present) - round(world.leaving * len(present)), replace=False))
     return np.concatenate([stay, np.arange(_ever(at_first, world.new, number - 1), _ever(at_first, world.new, number))])
 
 
 def _ever(at_first: int, new: float, number: int) -> int:
-    """Return the total number up to a night."""
+    """Return how many have existed up to a night, including those that left."""
     return at_first + (number - 1) * round(new * at_first)
 
 

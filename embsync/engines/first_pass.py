@@ -19,7 +19,7 @@ from embsync.snapshots.row_digest import row_sums
 Batches = Iterator[Any]
 Work = Callable[[Batches], Batches]
 
-#: The sums of a partition, and the sum of those of several: rows, zero rows, matrix and digest.
+#: Schema of the sums of one partition or of several: rows, zero rows, matrix and digest.
 TOTALS = "problem string, rows long, zero_rows long, matrix binary, digest binary"
 #: Rows whose products are formed at once.
 _STEP = 4096
@@ -34,7 +34,7 @@ def totals_of(width: int) -> Work:
         problem: str | None = None
         for batch in batches:
             if problem is not None or len(batch) == 0:
-                continue  # read to the end nevertheless: the sender waits for that
+                continue  # still read to the end, since the sender waits for that
             problem = problem_of(batch, width)
             if problem is not None:
                 continue

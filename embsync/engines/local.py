@@ -1,4 +1,4 @@
-"""A side held here as Arrow tables, one a partition: the reference that other engines are compared with."""
+"""A side in memory as Arrow tables, one per partition: the reference that other engines are compared with."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LocalTable:
     def of(
         cls, name: SideName, ids: Array, vectors: Array, last_seen: Int64 | None = None, *, partitions: int = 3
     ) -> LocalTable:
-        """Return arrays as a table, their rows dealt out in turn."""
+        """Return arrays as a table, with rows distributed round-robin over the partitions."""
         tables = []
         for part in range(partitions):
             rows = slice(part, None, partitions)
@@ -104,7 +104,7 @@ class LocalTable:
         return gather(results, target, mapping, strings=self.strings)
 
     def _ranges(self, rows: Any) -> Iterator[Iterator[Any]]:
-        """Yield the batches of each range of ids, small ones; an id is in one range."""
+        """Yield small batches of each range of ids; an id is in only one range."""
         ids = ids_of(rows.column("id").combine_chunks())
         ends = np.linspace(0, len(ids), self.outputs + 1).astype(int)
         ends[1:-1] = [np.searchsorted(ids, ids[end]) for end in ends[1:-1]]

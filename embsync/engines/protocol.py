@@ -1,7 +1,7 @@
-"""What the method needs of a side whose rows are elsewhere: a few sums, some rows, and one map over all of them.
+"""Operations on a side whose rows are elsewhere: a few sums, some rows, and one map over all of them.
 
-Nothing here has one entry per row or depends on the method: the fit, the checks and the records are computed from
-these values by the code that computes them for rows read here.
+No value here has one entry per row or depends on the method: the fit, the checks and the records are computed from
+these values by the same code as for rows that are read in this process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SideTotals:
     Attributes
     ----------
     rows : int
-        t.
+        Number of rows, t.
     gram : (e, e) float64
     zero_rows : int
         Rows in which every value is zero.
@@ -50,7 +50,7 @@ class TakenRows:
     ----------
     ids : (n,) int64 or ``S<m>``
     vectors : (n, d) float
-        Raw ones of a snapshot, stable ones of a version.
+        Raw vectors of a snapshot, stable vectors of a version.
     last_seen : (n,) int64
         0 in a snapshot.
     """
@@ -93,7 +93,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Mapping:
-    """The second pass over a side.
+    """The parameters of the second pass over a side.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Mapping:
     scale : float
         See :func:`embsync.alignment.preservation.residual_scale`.
     number : int
-        The new version.
+        Number of the new version.
     kept : Kept
     inverse : (k, e) float64 or None
         Map back to the parent's raw rows; None if they cannot be compared.
@@ -127,7 +127,7 @@ class WrittenPart:
     path : Path
     rows : int
     first, last : int or str
-        Ids.
+        Least and greatest id.
     bytes : int
     sha256 : str
         Of the file as it was read back.
@@ -156,7 +156,7 @@ class WrittenTable:
     digest : (2,) uint64
         As in :class:`SideTotals`, of this pass.
     moments : (k + 1,) float64
-        Mean of the live rows, and their mean squared length last.
+        Mean of the live rows, followed by their mean squared length.
     drift, change : SideDrift and RowChange
         Against the parent.
     sampled_rows : (s,) int64
@@ -209,7 +209,7 @@ class SideTable(Protocol):
         """Return the upper triangular (e, e) QR factor of the rows."""
 
     def take(self, ids: Array) -> TakenRows:
-        """Return the rows of these ids, at most some 100,000, without unknown ones."""
+        """Return the rows of these ids, at most about 100,000, without unknown ones."""
 
     def sample_ids(self, size: int) -> Array:
         """Return the ids with the lowest hashes, ascending: those that :func:`embsync.ids.sample` chooses."""
@@ -222,7 +222,7 @@ class SideTable(Protocol):
 
 
 class Engine(Protocol):
-    """Where tables are read."""
+    """Reads sides of snapshots and versions as tables."""
 
     def progress(self) -> object:
         """Return a value that changes while the engine makes progress; called from another thread."""
@@ -241,7 +241,7 @@ class Engine(Protocol):
 
 
 def no_rows(width: int, dtype: np.dtype[np.generic], *, strings: bool) -> TakenRows:
-    """Return no rows."""
+    """Return an empty :class:`TakenRows`."""
     return TakenRows(np.empty(0, "S1" if strings else np.int64), np.empty((0, width), dtype), np.empty(0, np.int64))
 
 

@@ -17,8 +17,8 @@ _UPPER = np.uint32(16)
 def quantiles(series: Series, shares: Sequence[float]) -> list[float]:
     """Return a quantile of each series of float32 values without NaN, by linear interpolation, as ``numpy.quantile``.
 
-    In two passes over the values: one counts the upper halves of their 32 bits, the other the lower halves of those
-    whose upper half is that of the values sought. The quantile of no values is NaN.
+    The values are read twice: the first pass counts the upper halves of their 32 bits, the second the lower halves of
+    those whose upper half is that of the values sought. The quantile of no values is NaN.
     """
     uppers = np.zeros((len(shares), _HALF), np.int64)
     for block in series():
@@ -42,7 +42,7 @@ def quantiles(series: Series, shares: Sequence[float]) -> list[float]:
 
 
 def _ranks(count: int, share: float) -> list[int]:
-    """Return the ranks of the values between which the quantile is, 0 for the smallest."""
+    """Return the ranks of the values that enclose the quantile; the smallest value has rank 0."""
     low = int(np.floor(share * (count - 1)))
     return [low, min(low + 1, count - 1)] if count else []
 

@@ -1,4 +1,4 @@
-"""The results of a second pass, read from the files that the results of its partitions name."""
+"""The result of a second pass, read from the files named in the results of its partitions."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ POINTS_PER_CENTROID = 256
 #: Training vectors for an index without a coarse quantizer: codebooks of 256 entries, ranges, PCA.
 LEAST_TRAINING_ROWS = 65_536
 #: Vectors added to a graph at once. Each further block slows the build down (for a 100k x 64 graph, 2 blocks cost
-#: 15 %, 4 blocks 22 % and 12 blocks 30 % more processor time); each block is also a copy beside the index.
+#: 15 %, 4 blocks 22 % and 12 blocks 30 % more processor time); each block is also a copy in addition to the index.
 GRAPH_BLOCK_BYTES = 64 << 20
 
 

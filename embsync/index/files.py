@@ -1,4 +1,4 @@
-"""FAISS index files: written in chunks, read or memory-mapped, and never trusted."""
+"""FAISS index files: written in chunks, read or memory-mapped; damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embsync.invocation import command, store_of
 
 #: Bytes passed to a writer at once: large enough that hashing dominates, small compared with any index.
 CHUNK_BYTES = 1 << 20
-#: The place in FAISS that raised an exception, which precedes its message.
+#: The C++ signature and source line that precede the message of a FAISS exception.
 _SIGNATURE = re.compile(r"Error in .*? at \S+:\d+: ", re.DOTALL)
 #: Exceptions of FAISS and its wrapper for a malformed file.
 _UNREADABLE = (RuntimeError, MemoryError, ValueError, OverflowError, IndexError)

@@ -11,7 +11,7 @@ from embsync.index.layers import innermost
 from embsync.index.library import faiss
 
 #: Passes over the links. If the longest tenth of 19,536 real items dies, to which half of all links lead, efSearch for
-#: recall 0.95 is 112 after one pass, and 107, 46 and 37 after more; if a random twentieth dies, it is 17 after each.
+#: recall 0.95 is 112, 107, 46 and 37 after one to four passes; if a random twentieth dies, it is 17 after each.
 _PASSES = 4
 #: Nodes whose links are processed at once: 1 MB of links at 64 per node, and less than 1 kB for each dead link.
 _BLOCK = 4096
@@ -22,12 +22,12 @@ def bypass(index: Any, dead: Bool) -> None:
 
     Searches then reach the same nodes without passing dead ones, which take fewer places among the candidates. Only
     the lowest level is changed: a search visits few nodes above it. A link is kept if the neighbour drawn is dead, an
-    empty slot, the node itself or already linked, so no list of links ever gets shorter. What is kept is tried again:
+    empty slot, the node itself or already linked, so no list of links ever gets shorter. Kept links are tried again:
     neighbours of a dead hub are often dead hubs, whose own links lead to live ones after the first pass.
 
     Parameters
     ----------
-    index : faiss.IndexHNSW, or what wraps one
+    index : faiss.IndexHNSW, or an index that wraps one
         Changed in place.
     dead : (labels,) ndarray of bool
     """
@@ -61,7 +61,7 @@ def _replace(graph: Any, gone: Bool, rng: np.random.Generator) -> bool:
 
 
 def _first_of_its_kind(values: Int64) -> Bool:
-    """Return for each value whether it is the first of its value."""
+    """Return for each position whether its value occurs there for the first time."""
     first = np.zeros(values.size, np.bool_)
     first[np.unique(values, return_index=True)[1]] = True
     return first

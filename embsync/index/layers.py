@@ -10,7 +10,7 @@ from embsync.index.library import faiss
 
 #: Search effort at which a graph becomes slower than a scan of half a million rows; tuning stops here.
 LARGEST_EF_SEARCH = 4096
-#: ``IndexIVF.quantizer_trains_alone``, a C char, of a multi-index, whose lists are not clusters.
+#: Value of ``IndexIVF.quantizer_trains_alone``, a C char, for a multi-index, whose lists are not clusters.
 _TRAINS_ALONE = "\x01"
 #: Minimum rows of an NSG. Its initial NNDescent graph rejects 100 rows and aborts the process on some counts up to 130;
 #: with only slightly more rows than links (1.25 times as many in FAISS 1.15.1), building it never ends.

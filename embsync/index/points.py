@@ -1,4 +1,4 @@
-"""Search effort: the smallest that reaches a recall, and that for any number of neighbours."""
+"""Search effort: the smallest that reaches a recall, and the effort for any number of neighbours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def effort_at(points: Sequence[OperatingPoint], k: int) -> dict[str, int]:
     """Return the search parameters for ``k`` neighbours.
 
     Up to the first point, its parameters; between two points, interpolated ones; beyond the last, where nothing was
-    measured, twice the effort in proportion to ``k``: in 20,000 items a graph found 82 % of the best 500 with five
+    measured, twice the effort in proportion to ``k``: among 20,000 items a graph found 82 % of the best 500 with five
     times the effort that finds 99 % of the best 100. A refining factor is relative to ``k`` already and does not
     change.
     """

@@ -36,8 +36,8 @@ _IN_PLACE = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexS
 #: (0.923); in real retrainings 1/54 instead of 1/44, and efSearch for 0.95 went from 20 to 22 after ten nights.
 PRUNE_HEADROOM = 0.1
 
-#: Vectors that a centroid is moved to, on average. On ten nights of goodbooks with 256 lists, recall at the effort of a
-#: rebuilt index rose from 0.942 to 0.957 (rebuilt: 0.951), for an eighth of the time of a rebuild.
+#: Vectors sampled per centroid, on average, to move it. On ten nights of goodbooks with 256 lists, recall at the effort
+#: of a rebuilt index rose from 0.942 to 0.957 (rebuilt: 0.951), for an eighth of the time of a rebuild.
 _VECTORS_PER_CENTROID = 64
 _QUANTIZERS = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2, faiss.IndexHNSWFlat)
 
@@ -77,8 +77,8 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
     Returns
     -------
     (labels,) ndarray of int64
-        The row of each label. A graph keeps its dead labels, with fewer links to them; other indexes are emptied and
-        filled again, the centroids of lists moved by one step of k-means before, and have none.
+        The row of each label. A graph keeps its dead labels, with fewer links to them; other indexes have none: they
+        are emptied, the centroids of their lists are moved by one step of k-means, and they are filled again.
     """
     if not has_graph(index):
         index.reset()
@@ -96,8 +96,8 @@ def rotate(index: Any, live: LiveVectors, moved: Int64) -> Int64:
 def move_centroids(index: Any, live: LiveVectors) -> None:
     """Move each centroid of an emptied index to the mean of the sampled vectors that are nearest to it.
 
-    Only lists of unencoded vectors: codes are of the residuals to the centroids they were trained with. A centroid
-    without vectors stays; those of an inner product have length one, as FAISS trains them.
+    Done only for lists of unencoded vectors: codes encode residuals to the centroids they were trained with. A centroid
+    without vectors is unchanged; for the inner product, moved ones are scaled to length one, as FAISS trains them.
     """
     index = faiss.downcast_index(index)
     if type(index) is not faiss.IndexIVFFlat:

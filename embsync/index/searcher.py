@@ -24,14 +24,14 @@ from embsync.similarity import unit_rows
 
 #: Relative difference between two float32 scores of one vector computed by different code paths of FAISS.
 _ROUNDING = 1e-6
-#: Hits fetched beyond ``k`` in place of dead ones: their expected number and so many deviations; for 10 hits and 5 %
-#: dead labels, 2 more. A query that meets more dead labels is repeated with a selector.
+#: Hits fetched beyond ``k`` to replace dead ones: their expected number plus this many standard deviations; for 10 hits
+#: and 5 % dead labels, 2 more. A query that finds more dead labels is repeated with a selector.
 _SPARE_DEVIATIONS = 2
-#: How much less a comparison costs in a scan for many queries: a graph took 12 ns for each, a scan 1.5 (32 dimensions).
+#: Factor by which a comparison is cheaper in a scan for many queries: 1.5 ns, in a graph 12 ns (32 dimensions).
 _SHARED = 8
-#: A filter that lets a share of the rows through asks with the effort for ``k / share**reach`` of all of them. Recall
-#: without a filter, and with half of 6,000 rows by their first number, at reach 1, 2 and 3: graph 0.985, 0.969, 0.987
-#: and 0.996; lists 0.952, 0.909, 0.926 and 0.951.
+#: A search filtered to a share of the rows uses the effort for ``k / share**reach`` of all rows. Recall without a
+#: filter, and filtered to half of 6,000 rows by their first value, at reach 1, 2 and 3: graph 0.985, 0.969, 0.987 and
+#: 0.996; lists 0.952, 0.909, 0.926 and 0.951.
 _REACH = {"graph": 2, "lists": 3}
 
 # The parent's OpenMP threads do not exist in a forked child, where the first batch search would wait for them forever
@@ -108,9 +108,9 @@ class Searcher:
         return self._width
 
     def comparisons(self, k: int) -> float:
-        """Return with about how many vectors a search for ``k`` compares each query: infinity beyond what was measured.
+        """Return about how many vectors a search for ``k`` compares with each query; infinity beyond what was measured.
 
-        Without filters, with the version's search parameters.
+        This is for searches without a filter, with the version's search parameters.
         """
         return next((cost for most, cost in self._costs if k <= most), math.inf)
 
@@ -259,8 +259,8 @@ class Searcher:
     def _effort(self, k: int, findable: int) -> dict[str, int]:
         """Return the search parameters for ``k`` of ``findable`` rows.
 
-        The best ``k`` of a random share of the rows are about as far away as the best ``k / share`` of all rows, those
-        of a share that follows the vectors farther: see ``_REACH``.
+        The best ``k`` of a random share of the rows are about as far away as the best ``k / share`` of all rows; those
+        of a share that is correlated with the vectors are farther away: see ``_REACH``.
         """
         share, reach = findable / self.live, _REACH["lists" if "nprobe" in self._defaults else "graph"]
         chosen = effort_at(self._points, k if share == 1.0 else math.ceil(k / share**reach))
@@ -271,7 +271,7 @@ class Searcher:
     def costs_a_scan(self, k: int, findable: int, queries: int = 1) -> bool:
         """Return whether a search for ``k`` of ``findable`` rows costs as much as scanning all of them.
 
-        For a single query that is where it compares as many vectors. A scan reads them once for many queries, in order.
+        A single query costs as much if it compares as many vectors. For many queries, a scan reads them once, in order.
         """
         if not self._defaults or (findable == self.live and k <= self._points[0].k):
             return False

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from embsync.checks import CHECKS, SIDES
 from embsync.manifest import CheckRecord
 
-#: Mean cosine in excess of mismatched rows' up to which a side is at chance: 0.00 to 0.04 for shuffled rows of the
-#: kinds of models in benchmarks/guards.py, 0.28 or more for healthy ones.
+#: Cosine margin below which a side fits no better than chance: 0.00 to 0.04 for shuffled rows of the kinds of models in
+#: benchmarks/guards.py, 0.28 or more for healthy ones.
 _CHANCE = 0.1
-#: Disagreement of the sides' rotations from which they are unrelated: 0.7 or more for random axes.
+#: Rotation disagreement from which the sides are unrelated: 0.7 or more for random axes.
 _APART = 0.7
-#: Disagreement of opposite rotations is the square root of 2.
+#: Rotation disagreement from which one side is negated: the square root of 2 for opposite rotations.
 _OPPOSITE = 1.2
 
-#: Relative spread of a column beyond what a change of regularization does to a bias: up to 6.4.
+#: Column scale beyond what a change of regularization causes in a bias column: up to 6.4.
 _OTHER_SCALE = 7.0
 
 #: What a new space means for the store's readers.

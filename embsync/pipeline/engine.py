@@ -1,4 +1,4 @@
-"""The engine of a run, by the configuration."""
+"""The engine of a run, as configured."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _BEAT_SECONDS = 15.0
 
 
 class Reported:
-    """Progress that is reported again while an engine works, so that waiting for it is not taken for a stall.
+    """Repeats the last progress report while an engine works, so that waiting for it is not taken for a stall.
 
-    An engine that makes none is interrupted, so that a run never waits for it indefinitely.
+    An engine without progress is interrupted, so that a run never waits for it indefinitely.
 
     Parameters
     ----------
     progress : Progress
     stall_seconds : float
-        Without progress of the engine, such as a completed task, after which its jobs are ended and nothing is
-        reported any more. A job may wait for a busy cluster, but one that hangs has to be noticed.
+        Seconds without progress of the engine, such as a completed task, after which its jobs are ended and reports
+        stop. A job may wait for a busy cluster, but a job that hangs must be detected.
     beat_seconds : float
-        Between two reports.
+        Seconds between two reports.
     """
 
     def __init__(self, progress: Progress, stall_seconds: float, beat_seconds: float = _BEAT_SECONDS) -> None:
@@ -58,7 +58,7 @@ class Reported:
     def _repeat(self) -> None:
         last: object = None
         interrupted = False
-        silent = 0.0  # by beats, not by a clock, which goes on while this process or its machine is stopped
+        silent = 0.0  # counted in beats, since a clock advances even while this process or its machine is stopped
         while not self._done.wait(self._beat_seconds):
             silent += self._beat_seconds
             found = (self._last, None if self._engine is None else self._engine.progress())

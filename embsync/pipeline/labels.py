@@ -23,7 +23,7 @@ from embsync.store.staging import Staging
 class LaidOut:
     """Labels of all rows of a version's items, and the number of ids in their table that are not items.
 
-    ``problem`` is an error in a snapshot's labels, kept until its vectors were checked, since their errors come first.
+    ``problem`` is an error in a snapshot's labels, held until its vectors are checked, whose errors take precedence.
     """
 
     columns: tuple[LabelColumn, ...] = ()
@@ -102,7 +102,7 @@ def placed(labels: Labels, ids: Array) -> tuple[Int64, Int64, int]:
     Raises
     ------
     SnapshotError
-        None of its ids is known: it is another table.
+        None of the table's ids is known: it is another table.
     """
     assert labels.ids is not None
     places = positions_in(labels.ids, ids)
@@ -126,7 +126,7 @@ def replaced(
 ) -> LabelColumn:
     """Return a column with new values in rows ``to``, and in other rows its previous values from rows ``before``.
 
-    Rows that are ``fresh`` have no previous value.
+    Rows in ``fresh`` keep no previous value.
     """
     pieces: list[Piece] = [(column, to, rows)]
     if held is not None:

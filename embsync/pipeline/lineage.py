@@ -23,7 +23,7 @@ def save_lineage(staging: Staging, store: Store, parent: Version | None, number:
 
 
 def _times(store: Store, parent: Version) -> Times:
-    """Return when the versions of a lineage were made; for those of earlier releases, as far as the store knows."""
+    """Return when the versions of a lineage were made; for those of earlier releases, as far as it is recorded."""
     times = parent.lineage_times
     if not np.isnat(times).any():
         return times

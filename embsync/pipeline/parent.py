@@ -1,4 +1,4 @@
-"""Verifying the parent version while it is used, so that damage neither spreads nor is blamed on a snapshot."""
+"""Verifying the parent version while it is used, so that damage is neither propagated nor attributed to a snapshot."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _HASHED_ELSEWHERE = (layout.INDEX, layout.INDEX_ROWS)
 
 
 class ParentCheck:
-    """Hashes the files that a run uses from a version, in a thread while the work goes on.
+    """Hashes the files that a run uses from a version, in a background thread.
 
     If there is damage, an error of the work is replaced by an error about the damage, which may have caused it. Pages
-    that change between being hashed and being used are not noticed.
+    that change between being hashed and being used are not detected.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ class ParentCheck:
         Raises
         ------
         StoreDamaged
+            A file hashed so far does not match the manifest.
         """
         if self._error is not None:
             self.require()
@@ -117,7 +118,7 @@ def _repair_hint(store: Store, parent: Version, damage: StoreDamaged) -> str | C
 
 
 def open_current(store: Store, stack: contextlib.ExitStack, *, new_space: bool) -> tuple[Version | None, int | None]:
-    """Pin the version whose sides and id types a run keeps, and return the number of the current one.
+    """Return the version whose sides and id types a run keeps, pinned, and the number of the current one.
 
     A new space can begin even if the current version is damaged: then the newest readable version is pinned.
 
@@ -140,7 +141,7 @@ def open_current(store: Store, stack: contextlib.ExitStack, *, new_space: bool) 
 
 
 def current_number(store: Store, *, new_space: bool) -> int | None:
-    """Return the current version's number; None if there is none, or if the link is damaged and not needed."""
+    """Return the current version's number; None if there is none, or if the link is damaged and a new space begins."""
     try:
         return store.current()
     except StoreDamaged:
@@ -164,7 +165,7 @@ def parent_index(inputs: Inputs) -> ParentIndex | None:
     sha256 = {entry.path: entry.sha256 for entry in parent.record.files}
     labels, damage = np.empty(0, np.int64), None
     try:
-        # If two labels were exchanged, they would still be valid labels: only the hash can show it.
+        # Two exchanged labels are still valid labels: only the hash detects the exchange.
         reject_damage(parent.path / layout.INDEX_ROWS, sha256[layout.INDEX_ROWS])
         labels = parent.index_rows
     except StoreError as error:

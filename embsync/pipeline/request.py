@@ -33,6 +33,6 @@ class Request:
 
 
 class UnchangedError(EmbsyncError):
-    """The snapshot's contents have the fingerprint that the caller knows."""
+    """The snapshot's contents have the request's ``known_fingerprint``."""
 
     exit_code = 0

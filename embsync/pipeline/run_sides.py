@@ -1,4 +1,4 @@
-"""What a run asks of one side of a snapshot, whether its rows are read here or by an engine."""
+"""The interface of one side of a run, whether its rows are read by this process or by an engine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ START_ROWS = 1000
 
 @dataclass(frozen=True)
 class Sampled:
-    """The sampled rows of a side, in the order of the sample of its sums.
+    """The sampled rows of a side, in the order of ``SideSums.sample``.
 
     Attributes
     ----------
     ids : (s,)
     in_parent : (m,) int64
-        Positions among them of those that are live in the parent.
+        Positions in ``ids`` of those that are live in the parent.
     parent_rows : (m,) int64
-        Their rows there, -1 where unknown.
+        The parent's rows of these, -1 where unknown.
     stable : (m, k) float32
-        Their vectors there.
+        The parent's vectors of these.
     """
 
     ids: Array
@@ -44,7 +44,7 @@ class Sampled:
 
 
 class RunSide(Protocol):
-    """One side of a run, whose rows are read here or by an engine."""
+    """One side of a run, whose rows are read by this process or by an engine."""
 
     @property
     def name(self) -> SideName:
@@ -64,7 +64,7 @@ class RunSide(Protocol):
 
     @property
     def anchors(self) -> AnchorSide | None:
-        """The parent's."""
+        """The parent's anchors, None in a new space."""
 
     @property
     def counts(self) -> RowCounts:
@@ -100,7 +100,7 @@ def reject_other_ids(side: SnapshotSide, name: SideName, kind: str, known: Versi
 
 
 def require_rows(parent: Version | None, path: Path) -> None:
-    """Refuse to go on from a version whose users only an engine reads; a new space may begin after it."""
+    """Refuse to align to a version whose users only an engine reads; a new space may begin after it."""
     if parent is not None and part_files(parent):
         raise UsageError(
             "the users of the current version are in part files, which the local engine does not map",

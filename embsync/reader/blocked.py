@@ -13,7 +13,7 @@ from embsync.errors import UsageError
 from embsync.ids import hash_ids
 from embsync.reader.side import Side
 
-#: Slots of a hash table for each of its ids: a sixteenth of all other ids are compared needlessly.
+#: Slots of a hash table for each of its ids: a sixteenth of all other ids collide and are compared needlessly.
 _PLACES = 16
 #: Bytes of the tables, and pairs of ids compared, at once.
 _AT_ONCE = 1 << 22
@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class BlockedIds:
-    """Ids for each of q queries.
+    """Blocked ids for each of q queries.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class BlockedIds:
         return BlockedIds(self.ids[queries], self.lengths[queries])
 
     def pairs(self, side: Side) -> tuple[Int64, Int64]:
-        """Return pairs of queries and rows that they must not find, ascending by row, then by query."""
+        """Return the pairs of a query and a blocked row, ascending by row, then by query."""
         query, place = np.nonzero(np.arange(self.ids.shape[1]) < self.lengths[:, None])
         row = side.rows(self.ids[query, place])
         query, row = query[row >= 0], row[row >= 0]
@@ -74,7 +74,7 @@ class BlockedIds:
         return hit
 
     def _contain(self, names: Array, ids: Array, lengths: Int64, size: int) -> Bool:
-        """Look up the ids in a hash table, and compare the hits with their list."""
+        """Look up ids in a hash table, and compare the hits with the list of their query."""
         listed = np.arange(ids.shape[1]) < lengths[:, None]
         query = np.arange(len(names))[:, None]
         table = np.zeros((len(names), size), np.bool_)
@@ -89,7 +89,7 @@ class BlockedIds:
 
 
 def _places(ids: Array, size: int) -> Int64:
-    """Return a number below ``size``, a power of two, for each id; integers by the upper bits of a product."""
+    """Return a slot below ``size``, a power of two, for each id; for integers, the upper bits of a product."""
     if ids.dtype.kind == "S":
         return (hash_ids(ids) & np.uint64(size - 1)).astype(np.int64)
     product = ids.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hashing

@@ -1,4 +1,4 @@
-"""A column of a side in part files, which is addressed by row like an array."""
+"""A column of a side in part files, which is indexed by row like an array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embsync.store.durable import storage_errors
 from embsync.store.part_files import PartTable
 from embsync.store.row_groups import Column
 
-#: Rows of a slice whose row groups are kept for the next one.
+#: Maximum number of rows of a slice whose row groups are cached for the next slice.
 _FEW = 2**14
 
 
@@ -30,9 +30,9 @@ class PartColumn:
     Attributes
     ----------
     shape, dtype, ndim
-        As of the array; text has the itemsize of the longest id that a store takes, returned arrays a smaller one.
+        As those of an array. Text has the itemsize of the longest id that a store accepts; returned arrays have less.
     filename : Path
-        The first file, as of a mapped array.
+        The first part file; like that of a memory-mapped array.
     """
 
     def __init__(self, table: PartTable, column: Column, *, equals: int | None = None) -> None:
@@ -46,7 +46,7 @@ class PartColumn:
         self.filename: Path = table.first_path
 
     def __repr__(self) -> str:
-        """Return what there is, without reading it."""
+        """Return name, shape and type, without reading a row."""
         shape = " x ".join(f"{size:,}" for size in self.shape)
         return f"<{self._column} in part files, {shape} {self.dtype.name}>"
 
@@ -55,12 +55,12 @@ class PartColumn:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield row after row."""
+        """Yield the rows one by one."""
         for block in self.blocks():
             yield from block
 
     def __getitem__(self, wanted: Any) -> Any:
-        """Return some rows."""
+        """Return the indexed rows."""
         if isinstance(wanted, slice):
             start, stop, step = wanted.indices(len(self))
             if step != 1 or stop - start <= _FEW:
@@ -77,7 +77,7 @@ class PartColumn:
         return self._taken(np.where(rows < 0, rows + len(self), rows))
 
     def take(self, rows: Int64, axis: int = 0, mode: str = "clip") -> Array:
-        """Return rows; zeros, for which nothing is read, where a number is negative."""
+        """Return rows; negative row numbers give zeros, for which nothing is read."""
         there = rows >= 0
         if there.all():
             return self._taken(rows)
@@ -87,11 +87,11 @@ class PartColumn:
         return found
 
     def positions(self, wanted: Array) -> Int64:
-        """Return the row of each id, -1 if absent, if this is the column of ids."""
+        """Return the row of each id, -1 if absent; only for the column of ids."""
         return self._table.positions(wanted)
 
     def equal_to(self, number: int) -> PartColumn:
-        """Return a column that says of each row whether this one is ``number`` there."""
+        """Return a bool column: for each row, whether its value is ``number``."""
         return PartColumn(self._table, self._column, equals=number)
 
     def blocks(self) -> Iterator[Array]:
@@ -109,6 +109,7 @@ class PartColumn:
         Raises
         ------
         UsageError
+            Always.
         """
         raise UsageError(
             "a side in part files is not one array",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from embsync.reader.version import Version
     from embsync.sides import SideName
 
-#: Users (items on a one-sided store) whose neighbours are compared.
+#: Number of users (items on a one-sided store) whose neighbours are compared.
 SAMPLED = 1000
 #: Rows whose labels are compared at once: some 20 MB for titles of 40 bytes.
 _LABELLED = 1 << 16
@@ -39,7 +39,7 @@ class MovedRow:
     cosine : float
         The cosine between its vectors in the two versions.
     norm_ratio : float
-        Its length in the later version over that in the earlier one.
+        The norm of its vector in the later version, divided by that in the earlier one.
     labels : dict
         Its labels in the later version, by name; empty for users.
     """
@@ -71,7 +71,7 @@ class SideDiff:
     gone_ids : list of int or str
         The first of the ids that are gone, ascending.
     cosine : float or None
-        Mean cosine between an id's two vectors; None in different spaces, or without ids in both.
+        Mean cosine between an id's two vectors; None if the spaces differ, or if no id is live in both.
     cosine_p05 : float or None
         Fifth percentile of that cosine.
     moved_most : list of MovedRow
@@ -124,11 +124,11 @@ class LabelDiff:
     name : str
         The name of the label.
     kind_before : str or None
-        Its type in the earlier version; None if that has no such label, and its items no values.
+        Its type in the earlier version; None if that version does not have the label, so that no item has a value.
     kind_after : str or None
         Its type in the later version, likewise.
     changed : int
-        Items live in both versions whose values differ; if the kind has changed, all values do.
+        Number of items live in both versions whose values differ; if the kind has changed, all values do.
     examples : list of ChangedLabel
         The first ones, by id.
     """
@@ -153,8 +153,8 @@ class NeighboursDiff:
     overlap_at_10 : float or None
         Mean share of the earlier version's ten nearest items that the later version also finds.
     score_change : float or None
-        Mean absolute change of the scores of those ten items, over their mean absolute score; items that are gone are
-        left out.
+        Mean absolute change of the scores of those ten items, divided by their mean absolute score; items that are gone
+        are left out.
     """
 
     side: str
@@ -363,7 +363,7 @@ def _nearest(version: Version, name: SideName, rows: Int64, between: Callable[[]
 
 
 def _scores(version: Version, name: SideName, asked: Int64, found: Int64) -> Float64:
-    """Return the (q, k) inner products of rows of a side with the items they found; undefined where none was found."""
+    """Return the (q, k) inner products of rows of a side with the items found for them; undefined for negative rows."""
     queries = np.asarray(version.side(name).vectors[asked]).astype(np.float64)
     items = np.asarray(version.items.vectors).take(found, axis=0, mode="clip").astype(np.float64)
     return np.asarray(np.einsum("qe,qke->qk", queries, items))

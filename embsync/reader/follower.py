@@ -102,7 +102,7 @@ class Follower:
         self.error: Exception | None = None
         self._checked = time.monotonic()
         self._wake, self._stopping = threading.Event(), False
-        #: Set once the store was first checked, and its version is served or refused.
+        #: Set after the first check of the store, when its version is served or has been refused.
         self.checked_once = threading.Event()
         self._thread = threading.Thread(target=self._run, name="embsync-follower", daemon=True)
 
@@ -210,13 +210,13 @@ class _Refused:
 
     @classmethod
     def of(cls, version: Version, error: EmbsyncError, before: dict[Path, object]) -> _Refused:
-        """Refuse a version in the state that its files had before they were read: they may be repaired meanwhile."""
+        """Return a refusal with the state of the files before they were read, since they may be repaired meanwhile."""
         paths = (*_manifests(version), *(() if error.where is None else (Path(error.where),)))
         states = tuple(before[path] if path in before else _state(path) for path in paths)
         return cls(version.number, paths, states, time.monotonic() + _TRY_AGAIN)
 
     def is_in_force(self) -> bool:
-        """Return whether nothing suggests that it might be accepted now."""
+        """Return whether the files are unchanged and the refusal has not expired."""
         return time.monotonic() < self.until and tuple(map(_state, self.paths)) == self.states
 
 
@@ -230,7 +230,7 @@ def _states(version: Version) -> dict[Path, object]:
 
 
 def _state(path: Path) -> object:
-    """Return what changes when a file is repaired."""
+    """Return inode, times and size, which change when a file is repaired; None if it cannot be read."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Ids as callers give and get them: arrays of bounded size, text, and what is raised for unknown ones."""
+"""Ids as callers pass and receive them: arrays of bounded size, text, and the error for unknown ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ids = Sequence[int] | Sequence[str] | Array
 
 #: Characters of the longest decimal id.
 _DIGITS = 20
-#: Names of unknown ids in an error, and characters of each.
+#: Number of unknown ids named in an error, and characters shown of each.
 _NAMED, _SHOWN = 5, 80
 
 
@@ -32,11 +32,11 @@ def as_array(ids: Any, stored: Array, side: str) -> Array:
     """Return ids as an array whose itemsize is bounded by that of the side's ids.
 
     NumPy stores each string in the length of the longest: one id of a megabyte among ten thousand would take 40
-    GB. Ids longer than any here are cut to one character more than the longest, so that they remain unknown.
+    GB. Ids longer than any here are truncated to one character more than the longest, so that they remain unknown.
     """
     if isinstance(ids, list | tuple) and ids and isinstance(ids[0], str | bytes):
         longest = stored.dtype.itemsize if stored.dtype.kind == "S" else _DIGITS
-        with contextlib.suppress(TypeError):  # not only strings: NumPy decides
+        with contextlib.suppress(TypeError):  # not only strings: left to NumPy
             if max(map(len, ids)) > longest:
                 ids = [one[: longest + 1] for one in ids]
     try:
@@ -46,7 +46,7 @@ def as_array(ids: Any, stored: Array, side: str) -> Array:
 
 
 def decoded(stored: Array, side: str, file: str | Path | None) -> Array:
-    """Return UTF-8 ids as str; ``file`` is the mapped one, if there is one.
+    """Return UTF-8 ids as str; ``file`` is the memory-mapped file they are from, if any.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def decoded(stored: Array, side: str, file: str | Path | None) -> Array:
 def unknown_ids(
     side: str, ids: Ids, known: Bool, hint: str = "pass missing=nan or missing=mean to get a result for unknown ids"
 ) -> NotFoundError:
-    """Return the error for ids that are not known, with the first of them."""
+    """Return the error for unknown ids, which names the first of them."""
     places = np.flatnonzero(~known)
     names = [str(ids[place])[:_SHOWN] for place in places[:_NAMED]]
     more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""

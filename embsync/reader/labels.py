@@ -16,10 +16,10 @@ from embsync.labels import LabelColumn
 if TYPE_CHECKING:
     from embsync.reader.version import Version
 
-#: A condition as a key of a mapping.
+#: A condition as a hashable key.
 Frozen: TypeAlias = tuple[Any, ...]
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-#: Conditions of a version whose rows are remembered, and bytes of these.
+#: Maximum number of conditions of a version whose rows are cached, and of bytes of these.
 _REMEMBERED, _REMEMBERED_BYTES = 64, 1 << 26
 #: Conditions by label name, all of which must hold; see :meth:`embsync.labels.LabelColumn.matching`.
 Where: TypeAlias = Mapping[str, Any] | None
@@ -47,7 +47,7 @@ def matching(version: Version, where: Where) -> Bool | None:
 
 
 def remembered(columns: Mapping[str, LabelColumn], rows: int) -> Callable[[str, Frozen], Bool]:
-    """Return what finds the rows that meet a condition, and remembers those of the last ones in bounded memory."""
+    """Return a function that finds the rows that meet a condition, with an LRU cache of bounded size."""
 
     def matches(name: str, key: Frozen) -> Bool:
         found = columns[name].matching(_thawed(key))
@@ -58,7 +58,7 @@ def remembered(columns: Mapping[str, LabelColumn], rows: int) -> Callable[[str, 
 
 
 def _frozen(condition: object) -> Frozen | None:
-    """Return a condition as a key that tells 1, 1.0 and True apart; None for one of other types, or a long one."""
+    """Return a condition as a key that distinguishes 1, 1.0 and True; None if it has other types or is long."""
     if type(condition) in _SCALARS:
         return (type(condition), condition)
     if type(condition) is list and len(condition) <= _REMEMBERED and all(type(one) in _SCALARS for one in condition):
@@ -98,7 +98,7 @@ def column_of(version: Version, name: str) -> LabelColumn:
 
 
 def records_of(version: Version, rows: Int64, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Return the labels of each row by name, None for null and for rows below zero; all labels without names."""
+    """Return the labels of each row by name, None for null and for negative rows; all labels if ``names`` is None."""
     columns = values_of(version, rows, names)
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [
         {} for _ in rows
@@ -106,6 +106,6 @@ def records_of(version: Version, rows: Int64, names: Sequence[str] | None) -> li
 
 
 def values_of(version: Version, rows: Int64, names: Sequence[str] | None) -> dict[str, list[Any]]:
-    """Return the labels of rows by name, None for null and for rows below zero; all labels without names."""
+    """Return the labels of rows by name, None for null and for negative rows; all labels if ``names`` is None."""
     columns = version.labels.values() if names is None else [column_of(version, name) for name in names]
     return {column.name: column.at(rows) for column in columns}

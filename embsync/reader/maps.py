@@ -21,15 +21,15 @@ class Maps:
         return _apply(raw, self.maps.side("items"))
 
     def users(self, raw: Array) -> Float32:
-        """Map raw user rows (n, e) into the space."""
+        """Map raw user rows (n, e) of this version's snapshot into the space, (n, k) float32."""
         return _apply(raw, self.maps.side("users"))
 
     def items_inverse(self, stable: Array) -> Float32:
-        """Map stable item rows (n, k) back to this version's raw vectors (n, e)."""
+        """Map stable item rows (n, k) back to this version's raw vectors, (n, e) float32."""
         return _apply(stable, self.maps.inverse("items"))
 
     def users_inverse(self, stable: Array) -> Float32:
-        """Map stable user rows back to this version's raw vectors."""
+        """Map stable user rows (n, k) back to this version's raw vectors, (n, e) float32."""
         return _apply(stable, self.maps.inverse("users"))
 
 

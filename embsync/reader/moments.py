@@ -18,11 +18,11 @@ def live_moments(
     Parameters
     ----------
     blocks : callable
-        Yields ids, vectors and ``last_seen`` of this many rows at a time.
+        Takes a number of rows; yields ids, vectors and ``last_seen`` of that many rows at a time.
     newest : int
         ``last_seen`` of live rows.
     width : int
-        k.
+        k, the length of a vector.
     """
     total, squares, count = np.zeros(width), 0.0, 0
     for _, vectors, seen in blocks(max(1, block_rows(width) // 4)):  # half a megabyte of float64

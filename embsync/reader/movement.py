@@ -27,7 +27,7 @@ class Movement:
     versions : (v,) int64
         Numbers of the versions, ascending.
     cosines : (n, v) float64
-        Between each id's vector in that version and in the one asked; NaN if it had none, or a zero vector.
+        Between each id's vector in that version and in the one queried; NaN if it had none, or a zero vector.
     norms : (n, v) float64
         Norms of the vectors, NaN if there was none.
     ages : (n, v) int64
@@ -51,7 +51,7 @@ def movement(
     ids: Ids,
     missing: Literal["raise", "nan"],
 ) -> Movement:
-    """Follow ids through the kept versions; see :meth:`embsync.Version.movement`."""
+    """Compare ids over the kept versions; see :meth:`embsync.Version.movement`."""
     vectors = now.side(side).lookup(ids, missing).astype(np.float64)
     columns: list[tuple[int, Float64, Float64, Int64]] = []
     unreadable = []
@@ -75,7 +75,7 @@ def movement(
 
 
 def _compared(version: Version, side: SideName, ids: Ids, vectors: Float64) -> tuple[Float64, Float64, Int64]:
-    """Return cosines, lengths and ages of ids in one version."""
+    """Return cosines, norms and ages of ids in one version."""
     part = version.side(side)
     then = part.lookup(ids, "nan").astype(np.float64)
     return row_cosines(then, vectors), np.linalg.norm(then, axis=1), part.age(ids, "nan")

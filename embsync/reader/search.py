@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Filter: TypeAlias = Ids | Sequence[Ids | None] | None
 
-#: Up to this many allowed rows, an exact scan is faster than a graph whose nodes must mostly be skipped:
+#: Up to this many allowed rows, an exact scan is faster than the search of a graph most of whose nodes are skipped:
 #: 10,000 x 64 are 0.6 million products, about 0.3 ms.
 _SCANNED = 10_000
 #: Candidates scored at once: their vectors take 4 MiB at 128 dimensions, and the scores of 512 queries 16 MiB.
@@ -31,7 +31,7 @@ _HELD = 1 << 13
 
 @dataclass(frozen=True)
 class Query:
-    """Vectors in the space (q, d), number of neighbours (any type of integer), and search parameters."""
+    """Vectors (q, d) in the space, number of neighbours (any type of integer), and search parameters."""
 
     vectors: Float32
     k: int
@@ -71,7 +71,7 @@ def stable_queries(version: Version, queries: Array, space: str, snapshot: Versi
     Raises
     ------
     UsageError
-        Another width or shape, NaN, or raw queries of a snapshot whose version is in another space.
+        The wrong shape or type, NaN or infinity, or raw queries of a snapshot whose version is in another space.
     """
     if space not in ("stable", "snapshot"):
         raise UsageError("unknown space of queries", found=repr(space), expected="stable or snapshot")
@@ -132,7 +132,7 @@ def _from_snapshot(version: Version, raw: Array, source: Version) -> Float32:
         raise UsageError("raw vectors of another space", found=source.space_id, expected=version.space_id)
     maps = source.transform
     stable = maps.items(raw) if source.users is None else maps.users(raw)
-    return np.pad(stable, ((0, 0), (0, version.record.dimension - stable.shape[1])))  # widened since
+    return np.pad(stable, ((0, 0), (0, version.record.dimension - stable.shape[1])))  # the space was widened since
 
 
 def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
@@ -149,7 +149,7 @@ def narrowed(version: Version, query: Query, filters: Filters) -> tuple[Int64, F
         return scan(version, query, np.flatnonzero(version.items.live if mask is None else mask))
     rows, scores = searcher.search(query.vectors, query.k, query.parameters, mask)
     missing = rows[:, -1] < 0
-    if np.count_nonzero(missing):  # the probed lists held fewer, or the search of the graph ended early
+    if np.count_nonzero(missing):  # the probed lists held fewer than k, or the search of the graph ended early
         short = np.flatnonzero(missing)
         candidates = np.flatnonzero(version.items.live if mask is None else mask)
         rows[short], scores[short] = scan(version, replace(query, vectors=query.vectors[short]), candidates)
@@ -184,7 +184,7 @@ def _for_each(ids: Filter, queries: int, name: str) -> Any:
 
 
 def _one_by_one(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
-    """Return what :func:`narrowed` does if each query has its own allowed items."""
+    """Search like :func:`narrowed` if each query has its own allowed items."""
     count = len(query.vectors)
     lists = zip(_for_each(filters.allowed, count, "allowed"), _for_each(filters.blocked, count, "blocked"), strict=True)
     found = [
@@ -199,12 +199,12 @@ def _one_by_one(version: Version, query: Query, filters: Filters) -> tuple[Int64
 
 
 def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[Int64, Float32]:
-    """Return what :func:`narrowed` does if each query has its own blocked items.
+    """Search like :func:`narrowed` if each query has its own blocked items.
 
     Blocked items are removed from the results by id: looking up the rows of all of them would take longer than the
-    search. As many more results are requested as random lists would remove. Queries left with fewer than ``k`` are
-    repeated with twice as many more as were removed, or with as many more as are blocked if none was left; or all items
-    are scanned if that costs less.
+    search. At first, as many additional results are requested as random lists would remove. Queries left with fewer
+    than ``k`` are repeated with twice as many additional results as were removed, or, if none was left, with as many as
+    are blocked; or all items are scanned if that costs less.
     """
     count = len(query.vectors)
     blocked = BlockedIds.of(version.items, _for_each(filters.blocked, count, "blocked"))
@@ -238,7 +238,7 @@ def _without_blocked(version: Version, query: Query, filters: Filters) -> tuple[
 
 
 def _expected(version: Version, k: int, blocked: BlockedIds) -> int:
-    """Return the expected number of blocked ids among the best ``k`` for random lists, plus twice the deviation."""
+    """Return the expected number of blocked ids among the best ``k`` for random lists, plus two standard deviations."""
     longest = int(blocked.lengths.max(initial=0))
     mean = k * longest / max(version.searcher.live, 1)
     return min(longest, math.ceil(mean + 2 * math.sqrt(mean)))
@@ -251,7 +251,7 @@ def _nothing(queries: int, k: int) -> tuple[Int64, Float32]:
 def of_known(
     version: Version, side: Side, ids: Ids, query: Query, filters: Filters, unknown: Bool | None
 ) -> tuple[Int64, Float32]:
-    """Search with the vectors of ids, without the items themselves; the ``unknown`` ones find nothing."""
+    """Search with the vectors of ids; an item itself is left out, and ``unknown`` ids have no results."""
     rows, scores = (of_items if side is version.items else _of_users)(version, ids, query, filters)
     if unknown is not None:
         rows[unknown], scores[unknown] = -1, -np.inf
@@ -263,7 +263,7 @@ def _of_users(version: Version, _: Ids, query: Query, filters: Filters) -> tuple
 
 
 def of_items(version: Version, ids: Ids, query: Query, filters: Filters) -> tuple[Int64, Float32]:
-    """Return what :func:`narrowed` does for the vectors of items, without each item itself."""
+    """Search like :func:`narrowed` with the vectors of items, without each item itself."""
     own = version.items.rows(ids)
     rows, scores = narrowed(version, replace(query, k=query.k + 1), filters)
     scores = np.where(rows == own[:, None], -np.inf, scores).astype(np.float32)
@@ -289,10 +289,10 @@ def _mask(version: Version, filters: Filters) -> Bool:
 def scan(
     version: Version, query: Query, candidates: Int64, without: tuple[Int64, Int64] | None = None
 ) -> tuple[Int64, Float32]:
-    """Return rows and scores of the best ``min(k, len(candidates))`` among ascending candidate rows, exactly.
+    """Return rows and exact scores of the best ``min(k, len(candidates))`` among ascending candidate rows.
 
-    Memory use does not grow with the number of candidates. ``without`` has pairs of a query and a row that it must not
-    find, ascending by row; missing results are -1 and -inf.
+    Memory use does not grow with the number of candidates. ``without`` has pairs of a query and a row that is not a
+    result of it, ascending by row; missing results are -1 and -inf.
     """
     best = RunningTopK(query.vectors, min(query.k, len(candidates)), version.record.index.metric)
     for first in range(0, len(candidates), _HELD):
@@ -304,7 +304,7 @@ def scan(
 
 
 def _pairs_in(part: Int64, without: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
-    """Return the pairs whose row is among ascending rows, ascending by query, with the position of the row."""
+    """Return the pairs whose row is in ``part`` (ascending), sorted by query, with the position of the row in it."""
     between = slice(*np.searchsorted(without[1], (part[0], part[-1] + 1)))
     queries, rows = without[0][between], without[1][between]
     places = np.searchsorted(part, rows)

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-#: Minimum number of ids for a sparse index, which costs one read of all pages of the ids.
+#: Minimum number of ids, wanted and stored, for a sparse index; building it reads all pages of the stored ids.
 _MANY = 256
 
 
 def _taken(column: Array, rows: Int64) -> Array:
-    """Return rows of a mapped array or of a column in part files; any value where a number is negative."""
+    """Return rows of a memory-mapped array or of a column in part files; undefined for negative row numbers."""
     if not isinstance(column, np.ndarray):
         return column.take(rows)
     return np.asarray(column).take(rows, axis=0, mode="clip")  # a plain view: a memory map takes 4 µs more
@@ -42,20 +42,20 @@ class Side:
     """Items or users of one version.
 
     The users of a version of format 2 are in part files: ``ids``, ``vectors``, ``last_seen`` and ``live`` are then
-    columns that are read when they are indexed by rows, and are not converted to one array
+    columns that are read when they are indexed by rows, and cannot be converted to one array
     (:class:`embsync.reader.columns.PartColumn`).
 
     Attributes
     ----------
     name : str
         "items" or "users".
-    ids : (n,) int64 or ``S<m>``, ascending, mapped
+    ids : (n,) int64 or ``S<m>``, ascending, memory-mapped
         Ids of all rows, live and carried; strings are UTF-8 bytes.
-    vectors : (n, k) float32, mapped
+    vectors : (n, k) float32, memory-mapped
         Stable vectors; row i belongs to ``ids[i]``.
-    last_seen : (n,) int64, mapped
-        The last version with the id live.
-    moments : (k + 1,) float64, mapped, or None
+    last_seen : (n,) int64, memory-mapped
+        The last version in which the id was live.
+    moments : (k + 1,) float64, memory-mapped, or None
         Mean of the live vectors, and their mean squared length; None in versions of earlier releases.
     """
 
@@ -72,7 +72,7 @@ class Side:
         return len(self.ids)
 
     def __bool__(self) -> bool:
-        """Return True, also for a side without ids."""
+        """Return True, even for a side without ids."""
         return True
 
     def __contains__(self, wanted: object) -> bool:
@@ -83,9 +83,9 @@ class Side:
             return False
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[Array, Float32]]:
-        """Yield ids (int64 or str) and vectors of this many rows at a time.
+        """Yield ids (int64 or str) and vectors, ``rows`` rows at a time.
 
-        By default 1 MiB of vectors, or a row group of a part file.
+        Default: 1 MiB of vectors, or a row group of a part file.
         """
         for ids, vectors, _ in self.stored_blocks(rows):
             yield self.named(ids), vectors
@@ -103,7 +103,7 @@ class Side:
             yield np.asarray(self.ids[part]), self.vectors[part], np.asarray(self.last_seen[part])
 
     def to_arrow(self) -> pyarrow.Table:
-        """Return the side as an Arrow table, without copying the mapped vectors; part files are read into memory.
+        """Return the side as an Arrow table, without copying memory-mapped vectors; part files are read into memory.
 
         Returns
         -------
@@ -120,7 +120,7 @@ class Side:
         return arrow_table(ids, vectors, last_seen, self._lineage.times_of(last_seen))
 
     def to_pandas(self, *, last_seen: bool = False) -> pandas.DataFrame:
-        """Return the vectors as a data frame by id, without copying the mapped vectors; part files are read.
+        """Return the vectors as a data frame by id, without copying memory-mapped vectors; part files are read.
 
         ``frame[side.live]`` has only the ids of the version's own snapshot.
 
@@ -144,7 +144,7 @@ class Side:
         return data_frame(ids, vectors, (seen, self._lineage.times_of(seen)) if last_seen else None)
 
     def _all_rows(self) -> tuple[Array, Float32, Int64]:
-        """Return ids, vectors and ``last_seen`` of all rows, from part files in memory."""
+        """Return ids, vectors and ``last_seen`` of all rows; part files are read into memory."""
         if isinstance(self.ids, np.ndarray):
             return self.names(np.arange(len(self.ids))), self.vectors, self.last_seen
         ids, vectors, seen = zip(*self.stored_blocks(), strict=True)
@@ -158,10 +158,10 @@ class Side:
         ids : sequence of int or str
             Ids of this side, in any order.
         missing : {"raise", "nan", "mean"}
-            What an unknown id gives: an error, a row of NaN, or the mean of the live vectors.
+            For an unknown id: an error, a row of NaN, or the mean of the live vectors.
         max_age : int, str or timedelta, optional
             Older ids count as unknown: a number of versions since they were last in a snapshot (0: live ids only), or
-            a time before this version was made, such as ``"36h"``, ``"7d"`` or ``"2w"``.
+            a duration before this version was made, such as ``"36h"``, ``"7d"`` or ``"2w"``.
 
         Returns
         -------
@@ -173,7 +173,7 @@ class Side:
         NotFoundError
             An id is unknown and ``missing`` is "raise".
         UsageError
-            Ids of the wrong type; ``max_age`` is not an age, or it is a time and the version is of an earlier release.
+            Ids of the wrong type; ``max_age`` is not an age, or is a duration and the version is of an earlier release.
         """
         check_missing(missing)
         rows = self.rows(ids)
@@ -189,7 +189,7 @@ class Side:
         return found
 
     def known(self, ids: Ids, max_age: MaxAge | None = None) -> Bool:
-        """Return which ids are here, live or carried, and last in a snapshot no longer ago than ``max_age``."""
+        """Return which ids the side has, live or carried, that were last in a snapshot within ``max_age``."""
         return self._known(self.rows(ids), max_age)
 
     def _known(self, rows: Int64, max_age: MaxAge | None) -> Bool:
@@ -201,17 +201,17 @@ class Side:
     def age(
         self, ids: Ids, missing: Literal["raise", "nan"] = "raise", *, unit: Literal["versions", "seconds"] = "versions"
     ) -> Int64:
-        """Return how long ago each id was last in a snapshot.
+        """Return how long ago each id was last in a snapshot, (len(ids),) int64.
 
         Parameters
         ----------
         ids : sequence of int or str
             Ids of this side, in any order.
         missing : {"raise", "nan"}
-            What an unknown id gives: an error, or -1; integers have no NaN.
+            For an unknown id: an error, or -1, since integers have no NaN.
         unit : {"versions", "seconds"}
-            Versions of the lineage, 0 for live ids; or seconds between the creation of the last version with the id and
-            that of this one, -1 if unknown (see :meth:`last_seen_at`).
+            Versions of the lineage, 0 for live ids; or seconds between the creation of the last version in which the id
+            was live and that of this one, -1 if unknown (see :meth:`last_seen_at`).
 
         Raises
         ------
@@ -227,16 +227,16 @@ class Side:
         return np.where(seen < 0, -1, count(seen))
 
     def last_seen_at(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Times:
-        """Return when the last version with each id live was made.
+        """Return the creation time of the last version in which each id was live.
 
-        Never later than the time of this version: if a clock was set back, later times are cut to it. Parameters are
-        those of :meth:`age`.
+        Never later than the time of this version: if a clock was set back, later times are clipped to it. Parameters
+        are those of :meth:`age`.
 
         Returns
         -------
         (len(ids),) datetime64[s] ndarray
             UTC. NaT for unknown ids if ``missing`` is "nan", and if the time is unknown: for carried ids in versions of
-            earlier releases, or last seen in such a version that the journal no longer has.
+            earlier releases, and for ids last seen in such a version that the journal no longer has.
 
         Raises
         ------
@@ -246,7 +246,7 @@ class Side:
         return self._lineage.times_of(self.origin(ids, missing))
 
     def origin(self, ids: Ids, missing: Literal["raise", "nan"] = "raise") -> Int64:
-        """Return, for each id, the version of its vector: this one, or the last one with the id live.
+        """Return, for each id, the version of its vector: this one, or the last one in which the id was live.
 
         Parameters are those of :meth:`age`; unknown ids give -1 if ``missing`` is "nan".
 
@@ -288,7 +288,8 @@ class Side:
             "mean": the weighted mean of the unit vectors; "nearest": the mean of the 30 live rows of this side with the
             highest cosine to the ridge solution, found in one pass over the side.
         missing : {"raise", "nan", "mean"}
-            Unknown ids: an error, or left out; a sequence without known ids then gives NaN, or the mean of this side.
+            For unknown ids: an error, or they are left out; a sequence without known ids then gives NaN, or the mean of
+            this side.
         between : callable, optional
             Called before each sequence of a list; an exception that it raises is passed on.
 
@@ -302,14 +303,14 @@ class Side:
         NotFoundError
             An id is unknown and ``missing`` is "raise".
         UsageError
-            No interactions and ``missing`` is "raise"; weights that do not fit; ids of the wrong type.
+            No interactions and ``missing`` is "raise"; invalid weights or options; ids of the wrong type.
         """
         check_missing(missing)
         other = self if self._scored_with is None else self._scored_with()
         return folded(self, other, ids, weights, FoldIn(method, regularization, missing, between))
 
     def prepare(self) -> None:
-        """Compute what lookup and fold-in would otherwise compute at their first call."""
+        """Compute what lookup and fold-in would otherwise compute on their first call."""
         _ = self.live, self.mean, self.energy
         if isinstance(self.ids, np.ndarray):
             _ = self._sparse_index
@@ -324,11 +325,11 @@ class Side:
         return self._sparse_index.positions(wanted)
 
     def positions(self, stored: Array) -> Int64:
-        """Return the row of each of some ids in the store's type, -1 for unknown ones."""
+        """Return the row of each id, given in the store's type; -1 for unknown ones."""
         return self.ids.positions(stored) if not isinstance(self.ids, np.ndarray) else positions_in(stored, self.ids)
 
     def names(self, rows: Int64) -> Array:
-        """Return the ids as int64 or str; -1 or "" for negative rows."""
+        """Return the ids of rows as int64 or str; -1 or "" for negative rows."""
         stored = _taken(self.ids, rows)
         found = self.named(stored)
         missing = rows < 0
@@ -337,7 +338,7 @@ class Side:
         return found
 
     def named(self, stored: Array) -> Array:
-        """Return ids as they are stored as int64 or str."""
+        """Return stored ids as int64 or str."""
         return stored if stored.dtype.kind == "i" else decoded(stored, self.name, getattr(self.ids, "filename", None))
 
     @property
@@ -346,7 +347,7 @@ class Side:
         return int(self._lineage.numbers[-1])
 
     def live_rows(self) -> Int64:
-        """Return the numbers of the live rows, ascending; of a side in part files a row group at a time."""
+        """Return the numbers of the live rows, ascending; part files are read a row group at a time."""
         if isinstance(self.last_seen, np.ndarray):
             return np.flatnonzero(self.live)
         start, found = 0, [np.empty(0, np.int64)]
@@ -360,7 +361,7 @@ class Side:
         return self._lineage.times_of(last_seen)
 
     def ages_of(self, last_seen: Int64) -> Int64:
-        """Return how many versions ago these versions were, as :meth:`age` does."""
+        """Return the age of each of these versions in versions, as :meth:`age` does."""
         return self._lineage.ages(last_seen)
 
     @cached_property
@@ -391,7 +392,7 @@ class Side:
         return live_moments(self.stored_blocks, self.newest, self.vectors.shape[1])
 
     def as_array(self, ids: Any) -> Array:
-        """Return ids as an array of bounded itemsize, see :func:`~embsync.reader.given_ids.as_array`."""
+        """Return ids as an array of bounded itemsize; see :func:`~embsync.reader.given_ids.as_array`."""
         return as_array(ids, self.ids, self.name)
 
     def as_stored(self, ids: Ids) -> Array:

@@ -1,4 +1,4 @@
-"""A sparse index of a long mapped array of ids, which finds many ids at once."""
+"""A sparse index of a long memory-mapped array of ids, which finds many ids at once."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def verify(
     stopped : callable
         Called every few milliseconds; True stops the work.
     below : str
-        Such as ``transform/``.
+        The directory, such as ``transform/``; default: all files.
     without : collection of str
         Files to leave out.
 
@@ -29,6 +29,7 @@ def verify(
     StoreDamaged
         A file is missing, or its size or hash differs from the manifest.
     Stopped
+        ``stopped`` returned True.
     """
     for entry in version.record.files:
         if entry.path.startswith(below) and entry.path not in without:

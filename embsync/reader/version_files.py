@@ -1,4 +1,4 @@
-"""The files of one published version: pinned, checked and mapped."""
+"""The files of one published version: pinned, checked and memory-mapped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from embsync.store.locks import identity, pin
 from embsync.store.records import damage_hint, damaged_file
 from embsync.store.version_manifest import read
 
-#: Types of files, for :meth:`VersionFiles._map`.
+#: Array types of files, for :meth:`VersionFiles._map`.
 INTEGER, INT32, FLOAT32, FLOAT64, IDS = ("<i8",), ("<i4",), ("<f4",), ("<f8",), ("<i8", "S")
 #: The range of times in a manifest.
 _FIRST, _LAST = np.datetime64("0001-01-01T00:00:00", "s"), np.datetime64("9999-12-31T23:59:59", "s")
@@ -70,7 +70,7 @@ class VersionFiles:
             close(pin)
 
     def leave_to_collection(self) -> None:
-        """Allow the version to be collected unclosed, without a warning."""
+        """Do not warn if the version is garbage-collected without having been closed."""
         self._warns = False
 
     @property
@@ -85,13 +85,13 @@ class VersionFiles:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """The manifest as plain values, exactly as in the file."""
+        """The manifest as plain Python values, exactly as in the file."""
         plain: dict[str, Any] = msgspec.json.decode(self.manifest_bytes)
         return plain
 
     @cached_property
     def lineage(self) -> Int64:
-        """The version and its ancestors, ascending; for a relabelled version, those of the original."""
+        """(v,) int64: the version and its ancestors, ascending; for a relabelled version, those of the original."""
         lineage = self._map(layout.LINEAGE, INTEGER, (None,))
         if len(lineage) == 0 or lineage[-1] != self.record.night:
             raise self._damaged(layout.LINEAGE, str(lineage[-1:]), f"version {self.record.night} last")
@@ -121,7 +121,7 @@ class VersionFiles:
 
     @cached_property
     def labels(self) -> Mapping[str, LabelColumn]:
-        """The labels of the items, by name, mapped; row i belongs to row i of the items."""
+        """The labels of the items, by name, memory-mapped; row i belongs to row i of the items."""
         return {label.name: self._label(label.name, label.kind) for label in self.record.labels}
 
     def _label(self, name: str, kind: Kind) -> LabelColumn:
@@ -139,13 +139,13 @@ class VersionFiles:
         return column
 
     def reference(self, folder: Literal["anchors", "start"], side: SideName) -> tuple[Array, Float32]:
-        """Return ids and vectors of a side's anchors or start sample, mapped."""
+        """Return ids (a,) and vectors (a, k) float32 of a side's anchors or start sample, memory-mapped."""
         ids_file, vectors_file = layout.reference_files(folder, side)
         ids = self._map(ids_file, IDS, (None,))
         return ids, self._map(vectors_file, FLOAT32, (len(ids), self.record.dimension))
 
     def anchor_ages(self, side: SideName) -> Array | None:
-        """Return how many versions have updated each of a side's anchors, (a,) int32; None in older versions."""
+        """Return how many versions updated each anchor of a side, (a,) int32; None in versions of earlier releases."""
         name = layout.ages_file(side)
         if not self._has(name):
             return None
@@ -156,7 +156,7 @@ class VersionFiles:
 
     @cached_property
     def neighbours(self) -> Int64 | None:
-        """(s, 11) int64, mapped: rows of the sampled users and of their ten best items, -1 if there are fewer.
+        """(s, 11) int64, memory-mapped: rows of the sampled users and of their ten best items, -1 if there are fewer.
 
         None in versions of earlier releases.
         """
@@ -172,13 +172,13 @@ class VersionFiles:
         return labels
 
     def part_of(self, row: int) -> str:
-        """Return the path of the part file that has a row of the users."""
+        """Return the path of the part file that contains a row of the users."""
         assert isinstance(self.record.parts, Parts)
         ends = np.cumsum([part.rows for part in self.record.parts.users])
         return self.record.parts.users[int(np.searchsorted(ends, row, "right"))].file
 
     def _part_columns(self) -> tuple[Array, Float32, Int64]:
-        """Return ids, vectors and ``last_seen`` of the users of a version of format 2, addressed like arrays."""
+        """Return ids, vectors and ``last_seen`` of the users of a version of format 2, indexed like arrays."""
         try:
             from embsync.reader.columns import columns_of  # noqa: PLC0415  (an extra)
         except ModuleNotFoundError as error:
@@ -200,7 +200,7 @@ class VersionFiles:
         return array
 
     def _computed(self, name: str, types: Sequence[str], shape: Sequence[int | None]) -> Array | None:
-        """Map a file that versions of earlier releases do not have."""
+        """Map a file that versions of earlier releases do not have; None for those."""
         there = any(entry.path == name for entry in self.record.files)
         return self._map(name, types, shape) if there else None
 

@@ -14,7 +14,7 @@ from embsync.reporting.numerals import count, figure
 from embsync.reporting.plot import Plot, Scale, coordinate, points, swatch, ticks
 
 _BINS = 50
-#: Width of "other ids" beside its line, in cosine.
+#: Width of the text "other ids" beside its line, in units of the cosine axis.
 _NAME_WIDTH = 0.3
 
 
@@ -30,7 +30,7 @@ class Line:
     class_ : str
         Its colour and dash in the style sheet.
     shape : str or None
-        Its marker, so that it can be told from others without colour.
+        Its marker, which distinguishes it from others without colour.
     """
 
     name: str
@@ -58,7 +58,7 @@ def slots(plot: Plot, versions: Sequence[int]) -> Float64:
 
 
 def version_axis(plot: Plot, places: Float64, versions: Sequence[int], new_spaces: Sequence[int]) -> None:
-    """Add the numbers of versions under a chart, few enough to be read, and a line where a new space begins."""
+    """Add version numbers under a chart, few enough to be legible, and a line where a new space begins."""
     step = -(-len(versions) // 12)
     shown = [index for index in range(len(versions)) if (len(versions) - 1 - index) % step == 0]
     plot.x_axis([float(places[index]) for index in shown], [versions[index] for index in shown], "version")
@@ -85,7 +85,7 @@ def lines(
     places = slots(plot, versions)
     version_axis(plot, places, versions, new_spaces)
     cuts = [0, *new_spaces, len(versions)]
-    for line in reversed(drawn):  # the first is drawn last, so that it is seen where others coincide with it
+    for line in reversed(drawn):  # the first is drawn last, so that it is visible where others coincide with it
         heights = np.where(np.isfinite(line.values), scale(np.nan_to_num(line.values)), np.nan)
         for first, last in itertools.pairwise(cuts):
             plot.path(points(places[first:last], heights[first:last]), f"line {line.class_}")
@@ -175,7 +175,7 @@ def _bars(plot: Plot, across: Scale, up: Scale, values: Float64) -> None:
 
 
 def churn(plot: Plot, new: Float64, gone: Float64, versions: Sequence[int], new_spaces: Sequence[int]) -> Markup:
-    """Return ids that joined, upwards, and ids that left, downwards, with their numbers."""
+    """Return bars of the numbers of new ids, upwards, and of gone ids, downwards."""
     most = max(1.0, float(np.nanmax(np.append(new, 0))), float(np.nanmax(np.append(gone, 0))))
     up = plot.y(-most * 1.25, most * 1.25)
     places = slots(plot, versions)

@@ -10,20 +10,20 @@ from embsync.reporting.markup import Markup, element
 from embsync.reporting.numerals import figure
 from embsync.reporting.verdict import check_title, meaning, not_passed
 
-#: Groups by the first word or words of a check's name; the last takes the rest.
+#: Groups by the first word or words of a check's name; the last group has all other checks.
 _GROUPS = (
     ("Scores and index", ("score_error", "truncation_loss", "rank", "recall")),
     ("Fit to earlier versions", ("cosine", "lost", "share_below_half", "axis", "column", "unexplained", "rotation")),
     ("Scale of the vectors", ("norm", "lone_scale", "magnitude", "saturation", "unchanged")),
     ("Ids and rows", ()),
 )
-#: Groups that are open: what a version is judged by first.
+#: Groups that are shown open: the checks by which a version is judged first.
 _OPEN = {"Scores and index", "Fit to earlier versions"}
 _MARKS = {"pass": "✓", "warn": "!", "refuse": "✕"}
 
 
 def checks(records: Sequence[CheckRecord]) -> Iterator[Markup]:
-    """Yield those that did not pass, then all by group."""
+    """Yield the checks that did not pass, then all checks by group."""
     odd = not_passed(records)
     if odd:
         yield element("h3", "Not passed")

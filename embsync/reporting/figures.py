@@ -21,9 +21,9 @@ class CosineFigures:
     common : int
         Ids live in both.
     stable : (n,) float64
-        Of the stable vectors of n of these ids: all of them, or a sample in blocks.
+        Cosines of the stable vectors of n of these ids: all of them, or a sample in blocks.
     raw : (n,) float64 or None
-        Of the raw vectors of the same ids; None if raw vectors cannot be recovered from both versions.
+        Cosines of the raw vectors of the same ids; None if raw vectors cannot be recovered from both versions.
     mismatched : float or None
         Mean cosine of rows with the anchor of another id, from the manifest: the level of chance.
     """
@@ -81,7 +81,7 @@ class VersionHistory:
     seconds : mapping of str to (v,) float64
         Wall-clock seconds of each stage.
     pruned : int
-        Versions that were published but are not kept any more: only the journal has lines of them.
+        Number of versions that were published but are no longer kept: only the journal records them.
     unreadable : tuple of int
         Kept versions whose manifest is damaged.
     """
@@ -106,7 +106,7 @@ class VersionHistory:
 
 @dataclass(frozen=True)
 class NamedItem:
-    """An item with its label, None where it has none."""
+    """An item and its label, None if it has none."""
 
     id: int | str
     label: str | None = None
@@ -154,7 +154,7 @@ class MapFigures:
         What "popular" means here.
     trail_versions : (v,) int64
     trails : (m, v, 2) float64
-        Where each of the items that moved most was in each kept version of the space; NaN where it was absent.
+        The position of each of the items that moved most in each kept version of the space; NaN where it was absent.
     """
 
     axes: Float64
@@ -175,7 +175,7 @@ class ReportFigures:
     Attributes
     ----------
     manifest : Manifest or None
-        None in a store that has no version yet.
+        None if the store has no version yet.
     current : int or None
         The store's current version.
     parent : int or None
@@ -183,7 +183,7 @@ class ReportFigures:
     checks : tuple of CheckRecord
     cosines : Sides of CosineFigures, or None
     singular_values : (e,) float64 or None
-        Of the snapshot's score matrix, descending.
+        Singular values of the snapshot's score matrix, descending.
     singular_values_before : (e,) float64 or None
         Those of the parent's snapshot.
     history : VersionHistory or None

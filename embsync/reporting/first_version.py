@@ -11,7 +11,7 @@ HEADING = "Publish a first version"
 
 
 def first_version(root: Path | None = None) -> Markup:
-    """Return the commands that publish a first version, for a store or for that of the present command."""
+    """Return the commands that publish a first version, for a given store or for that of the current command."""
     return joined(
         element(
             "p",

@@ -33,12 +33,12 @@ class Limits:
 
     @property
     def numbers(self) -> list[float]:
-        """The limits that exist."""
+        """The limits that are set."""
         return [limit for limit in (*self.warn, *self.refuse) if limit is not None]
 
 
 def kind_of(record: CheckRecord) -> Kind:
-    """Return which side of its limits is bad, also for checks that this release does not know."""
+    """Return on which side of its limits a value violates a check, even for checks that this release does not have."""
     known = CHECKS.get(record.name)
     if known is not None:
         return known.kind

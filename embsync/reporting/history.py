@@ -21,7 +21,7 @@ _COUNTS = ("live", "new", "returned", "gone", "carried")
 def version_history(
     manifests: Sequence[Manifest], events: Iterable[Event] = (), unreadable: tuple[int, ...] = ()
 ) -> VersionHistory:
-    """Return the figures that manifests store, one array a figure."""
+    """Return the figures that manifests store, one array per figure."""
 
     def drift(figure: Callable[[DriftRecord], float | None]) -> Float64:
         return _series(manifests, lambda one: None if one.drift is None else figure(one.drift))

@@ -1,4 +1,4 @@
-"""The map of a space as a drawing: items as dots, popular ones by name, trails of what moved most."""
+"""The map of a space as a chart: items as dots, popular ones by name, trails of the items that moved most."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST = 22
 
 
 def short(text: str, longest: int = _LONGEST) -> str:
-    """Return text cut to a length that fits beside a point."""
+    """Return text truncated to a length that fits beside a point."""
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
@@ -71,7 +71,7 @@ def outside(figures: MapFigures) -> int:
 
 
 def _dots(x: Float64, y: Float64) -> str:
-    """Return dots as lines of no length with round ends: ten bytes each."""
+    """Return dots as lines of zero length with round caps: ten bytes each."""
     return "".join(f"M{coordinate(left)} {coordinate(top)}h0" for left, top in zip(x.tolist(), y.tolist(), strict=True))
 
 
@@ -106,7 +106,7 @@ def _trail(
 
 
 def _free(x: float, y: float, taken: list[tuple[float, ...]]) -> tuple[float, float]:
-    """Return a place where a number hides no other: at its point, or as near to it as possible."""
+    """Return a position where a number covers nothing in ``taken``: at its point, or as near to it as possible."""
     for away in (0, 14, 20, 26, 32, 40):
         for turn in range(8 if away else 1):
             left, top = x + away * np.cos(turn * np.pi / 4), y - away * np.sin(turn * np.pi / 4)

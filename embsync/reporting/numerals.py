@@ -10,7 +10,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Return a number with some decimals, a tiny one with its exponent, and a dash for an unknown one."""
+    """Return a number with some decimals, or with an exponent if it is tiny or large; a dash if it is unknown."""
     if value is None or math.isnan(value):
         return DASH
     if math.isinf(value):
@@ -38,7 +38,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return how long ago something was, in the largest unit of which there are at least two."""
+    """Return how long ago something was, in the largest unit with a count of at least 2 (of minutes, at least 1)."""
     for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= 2 * size or (seconds >= size == 60):
             return f"{plural(round(seconds / size), unit)} ago"

@@ -27,7 +27,7 @@ _SHAPES = {
 
 
 def coordinate(value: float) -> str:
-    """Return a coordinate as short as it may be."""
+    """Return a coordinate as text with at most one decimal."""
     return f"{value:.1f}".removesuffix(".0")
 
 
@@ -54,7 +54,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, values: Array | float) -> Float64:
-        """Return the coordinates of values; those beyond the ends are moved to them."""
+        """Return the coordinates of values, which are clipped to the ends of the scale."""
         given = np.clip(np.asarray(values, np.float64), self.low, self.high)
         low, high = self.low, self.high
         if self.log:
@@ -85,7 +85,7 @@ class Plot:
     Attributes
     ----------
     title, text : str
-        What a screen reader says: its name, then what it shows.
+        Text for screen readers: the chart's name, then what it shows.
     """
 
     title: str
@@ -120,7 +120,7 @@ class Plot:
             self.add("path", d=path, class_=class_)
 
     def mark(self, x: float, y: float, shape: str, class_: str, title: str | None = None, size: float = _MARK) -> None:
-        """Add a marker, with a title that appears under the pointer."""
+        """Add a marker, with a title as its tooltip."""
         inside = None if title is None else element("title", title)
         shift = f"translate({coordinate(x)} {coordinate(y)})"
         self.add("path", inside, d=_SHAPES[shape].format(coordinate(size)), transform=shift, class_=f"mark {class_}")
@@ -142,7 +142,7 @@ class Plot:
             self.write((self.left + self.width - self.right) / 2, self.height - 3, title, class_="soft")
 
     def svg(self, class_: str = "chart") -> Markup:
-        """Return the drawing."""
+        """Return the chart as an SVG element."""
         return element(
             "svg",
             element("title", self.title),

@@ -1,4 +1,4 @@
-"""``embsync.report``: a version and its history as one page, and the figures of it as arrays."""
+"""``embsync.report``: a version and its history as one page, and the page's figures as arrays."""
 
 from __future__ import annotations
 

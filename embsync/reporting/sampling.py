@@ -11,14 +11,14 @@ from embsync.reader.side import Side
 
 #: Numbers that a report reads of a side for histograms and the map, 8 MB as float64.
 NUMBERS = 1 << 20
-#: Rows that it reads at least.
+#: Minimum number of rows that it reads.
 _FEWEST = 2048
 #: Rows read at once.
 _BLOCK = 512
 
 
 def in_blocks(count: int, width: int) -> Int64:
-    """Return some of ``count`` rows of ``width`` numbers: all if they are few, else blocks at equal distances."""
+    """Return some of ``count`` rows of ``width`` numbers: all if they are few, otherwise evenly spaced blocks."""
     size = max(_FEWEST, NUMBERS // width)
     if count <= size:
         return np.arange(count, dtype=np.int64)
@@ -41,7 +41,7 @@ class ReadRows:
 
     @classmethod
     def of(cls, side: Side, *wanted: Int64) -> ReadRows:
-        """Read rows of a side, each once however often it is wanted; negative ones are left out."""
+        """Read rows of a side, each once even if it is wanted repeatedly; negative ones are left out."""
         rows = np.unique(np.concatenate(wanted))
         rows = rows[rows >= 0]
         return cls(rows, np.asarray(side.vectors[rows], np.float64))

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 #: Share of the start sample that the map's edges leave out at each end of each axis.
 _BEYOND = 0.002
 _MARGIN = 0.08
-#: Items that are named on the map.
+#: Number of items that are named on the map.
 POPULAR = 12
 
 
 def unit(rows: Float64) -> Float64:
-    """Return rows at length 1: a map shows directions, as cosines compare them; NaN for rows of zeros."""
+    """Return rows scaled to length 1, since a map shows directions, as cosines compare them; NaN for rows of zeros."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0, lengths, np.nan))
 
@@ -27,13 +27,13 @@ def unit(rows: Float64) -> Float64:
 def axes(start: Float64) -> tuple[Float64, Float64, Float64]:
     """Return the two directions of greatest variance of the start sample, their shares, and the extent of the map.
 
-    The start sample is the same in all versions of a space, and so are the axes: maps of two versions can be laid one
-    over the other. The sign of an axis is chosen so that its largest component is positive.
+    The start sample is the same in all versions of a space, and so are the axes: maps of two versions can be overlaid.
+    The sign of an axis is chosen so that its largest component is positive.
 
     Parameters
     ----------
     start : (s, k) ndarray
-        Rows at length 1; those with NaN are left out.
+        Rows of length 1; those with NaN are left out.
 
     Returns
     -------
@@ -61,9 +61,9 @@ def axes(start: Float64) -> tuple[Float64, Float64, Float64]:
 
 
 def popular_rows(version: Version) -> tuple[Int64, str]:
-    """Return the rows of some popular items, most popular first, and what that means.
+    """Return the rows of some popular items, most popular first, and what "popular" means.
 
-    They are those recommended to most of the users that the certificate sampled; without them, in a version of an
+    They are those in the top 10 of most of the users that the certificate sampled; without these, in a version of an
     earlier release or a one-sided store, they are the items of the start sample with the longest vectors.
     """
     found = version.neighbours

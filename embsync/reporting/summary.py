@@ -18,7 +18,7 @@ from embsync.reporting.verdict import Outcome, Verdict, explained, not_passed
 
 @dataclass(frozen=True)
 class Summary:
-    """What one call of ``embsync.stabilize`` did; a notebook shows it by itself.
+    """The summary of one call of ``embsync.stabilize``; notebooks display it.
 
     Attributes
     ----------

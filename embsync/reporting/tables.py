@@ -1,4 +1,4 @@
-"""Tables: the numbers beside every picture."""
+"""Tables: the numbers below every chart."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def table(
     *,
     stacked: bool = False,
 ) -> Markup:
-    """Return a table that scrolls by itself where it is wider than the page.
+    """Return a table that scrolls horizontally on its own if it is wider than the page.
 
-    Columns are numbers except the ``text_columns``, a number of columns from the left or a list. The first is the
-    heading of its row. On a phone, cells of a ``stacked`` table lie below each other, each with its column's name.
+    Columns contain numbers except the ``text_columns``: a number of columns from the left, or their positions. The
+    first is the heading of its row. On a phone, cells of a ``stacked`` table are below each other, each with its
+    column's name.
     """
     texts = range(text_columns) if isinstance(text_columns, int) else text_columns
 
@@ -26,7 +27,7 @@ def table(
         return None if column in texts else "n"
 
     def role(name: str) -> str | None:
-        return name if stacked else None  # screen readers do not recognize a table that is laid out otherwise
+        return name if stacked else None  # screen readers do not recognize a table with another layout
 
     def cell(place: int, content: object) -> Markup:
         if place == 0:
@@ -51,5 +52,5 @@ def table(
 
 
 def numbers(caption: str, header: Sequence[object], rows: Iterable[Sequence[object]], text_columns: int = 1) -> Markup:
-    """Return a table that opens under its picture."""
+    """Return a table that opens below its chart."""
     return element("details", element("summary", "Numbers"), table(caption, header, rows, text_columns))

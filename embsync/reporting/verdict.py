@@ -16,7 +16,7 @@ from embsync.store.journal import Event
 
 Outcome = Literal["pass", "warn", "refuse"]
 
-#: How many checks a sentence names.
+#: Number of checks that a sentence names.
 _NAMED = 3
 
 
@@ -29,7 +29,7 @@ class Verdict:
     outcome : {"pass", "warn", "refuse"}
     sentence : str
     notes : tuple of str
-        What else has to be known, such as which other version is current.
+        Further facts, such as which other version is current.
     """
 
     outcome: Outcome
@@ -46,7 +46,7 @@ def check_title(name: str) -> str:
 
 
 def meaning(name: str) -> str:
-    """Return what a check measures, without how its limits are made; nothing for a check of another release."""
+    """Return what a check measures, without how its limits are derived; empty for a check of another release."""
     known = CHECKS.get(name)
     return "" if known is None else known.measures.split(";")[0]
 
@@ -73,7 +73,7 @@ def of_version(manifest: Manifest, events: Sequence[Event] = (), current: int | 
     ----------
     manifest : Manifest
     events : sequence of Event, optional
-        The journal, oldest first: for what was refused since.
+        The journal, oldest first, which shows what was refused since.
     current : int, optional
         The store's current version.
     """
@@ -143,7 +143,7 @@ def _snapshot(event: Event) -> str:
 
 
 def _outcome(event: Event) -> str:
-    """Return in words that a snapshot was refused or failed, and the first sentence of why."""
+    """Return a phrase that a snapshot was refused or failed, with the first part of the reason."""
     done = "has since been refused" if event.event == "refused" else "could not be published since"
     cause = re.split("; (?:refused by|expected|hint:)", event.reason or "", maxsplit=1)[0]
     return f"{done}: {cause.rstrip('.')}" if cause else done

@@ -1,1 +1,1 @@
-"""A version over HTTP: search, lookup, transform and fold-in for consumers that are not Python (extra ``serve``)."""
+"""A version over HTTP: search, lookup, transform and fold-in for consumers not written in Python (extra ``serve``)."""

@@ -18,7 +18,7 @@ from embsync.server.schema import Reply
 from embsync.server.settings import Limits
 
 JSON = "application/json"
-#: Memory of an item's label, as a Python object and as text.
+#: Bytes of an item's label, as a Python object and as text.
 LABEL_BYTES = 400
 
 
@@ -34,7 +34,7 @@ class OpenKept(Protocol):
     """Pins a kept version by number."""
 
     def __call__(self, number: int, *, searched: bool = False) -> Version:
-        """Pin it; with ``searched``, its index is verified first."""
+        """Pin the version; with ``searched``, its index is verified first."""
 
 
 class RequestContext(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class RequestContext(msgspec.Struct, frozen=True):
             raise Invalid("more than the limit of a request", where=where, found=asked, expected=f"at most {limit}")
 
     def checked_ids(self, ids: list[int | str], where: str) -> Any:
-        """Return ids of one type, at most as many as allowed."""
+        """Return the ids if they are all of one type, and at most as many as allowed."""
         self.require_at_most(self.limits.batch, len(ids), where)
         for place, one in enumerate(ids):
             if type(one) is not type(ids[0]):
@@ -89,7 +89,7 @@ class RequestContext(msgspec.Struct, frozen=True):
                     found=type(one).__name__,
                     expected=f"{type(ids[0]).__name__}, as the first",
                 )
-            if isinstance(one, str) and "\0" in one:  # NumPy would drop it, and find another id
+            if isinstance(one, str) and "\0" in one:  # NumPy would drop it, so that another id would be found
                 raise Invalid("an id with a NUL character", where=f"{where}[{place}]")
         return ids
 
@@ -108,7 +108,7 @@ class RequestContext(msgspec.Struct, frozen=True):
 
     @contextlib.contextmanager
     def snapshot_version(self, number: int | None) -> Iterator[Version | None]:
-        """Open the version whose snapshot has the basis of raw vectors; None: the served one."""
+        """Open the version whose snapshot has the basis of raw vectors; yield None for the served one."""
         if number is None or number == self.version.number:
             yield None
             return

@@ -1,4 +1,4 @@
-"""Connections whose requests are parsed by h11, in Python; uvicorn depends on it, so that it is always installed."""
+"""Connections whose requests are parsed by h11, in Python; it is always installed, since uvicorn depends on it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class BoundedH11(BoundedConnection, H11Protocol):
     """A connection parsed by h11."""
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes."""
-        # In pieces: otherwise a head of any length would be accepted if it arrives at once.
+        """Parse received data."""
+        # In pieces: otherwise a head of any length would be accepted if it arrived at once.
         for start in range(0, len(data), LONGEST_HEAD):
             if not self.transport.is_closing():
                 super().data_received(data[start : start + LONGEST_HEAD])
@@ -49,7 +49,7 @@ class BoundedH11(BoundedConnection, H11Protocol):
         return bool(self.conn.trailing_data[0])
 
     def may_refuse(self) -> bool:
-        """Return whether no part of another response was sent."""
+        """Return whether a response may be written now: no answer has been sent in part."""
         return self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
 
     def answering(self) -> Any:

@@ -8,7 +8,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-#: Set for workers: the directory in which they share their metrics.
+#: Environment variable of workers: the directory in which they share their metrics.
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
@@ -53,7 +53,7 @@ class Metrics:
         self._counted: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def count(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count a request; finding a figure by its labels takes longer than to add to it."""
+        """Count a request; metrics are cached by label, since finding one takes longer than adding to it."""
         figures = self._counted.get((endpoint, status))
         if figures is None:
             figures = self.requests.labels(endpoint, status), self.seconds.labels(endpoint)
@@ -62,7 +62,7 @@ class Metrics:
         figures[1].observe(seconds)
 
     def text(self) -> bytes:
-        """Return the exposition format."""
+        """Return the metrics in Prometheus's text format."""
         if SHARED not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()

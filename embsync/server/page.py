@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from embsync.reporting.page import STYLE
 
-#: Its first style is that of reports: the headers then allow both pages, and parts of a report look the same on both.
+#: The first style is that of reports, so that the headers allow both pages, and parts of a report look alike on both.
 HTML = (
     files("embsync.server")
     .joinpath("page.html")
@@ -19,7 +19,7 @@ HTML = (
 
 
 def _hashes(tag: str) -> str:
-    """Return the sources that allow exactly the page's own scripts or styles."""
+    """Return the sources of a content security policy that allow exactly the page's own scripts or styles."""
     parts = re.findall(rf"<{tag}>(.*?)</{tag}>", HTML, re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" for part in parts)
 

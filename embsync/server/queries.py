@@ -1,4 +1,4 @@
-"""Queries as received, which are decoded when they are needed; and headers."""
+"""Queries as received, decoded on first access; and request headers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from embsync.server.context import Answer, RequestContext
 from embsync.server.decoding import Fields, decode, decode_query, decoded_size
 from embsync.server.endpoints import PageEndpoint, QueryEndpoint
 
-#: Bytes of a body, and as Python objects, that are decoded and perhaps answered without a thread, whose hand-over takes
-#: 0.2 ms: some 0.1 ms to decode.
+#: Limits of a body that is decoded and perhaps answered without a thread: its bytes, and its bytes as Python objects.
+#: Decoding it takes some 0.1 ms, handing it over to a thread 0.2 ms.
 QUICK_BODY, _QUICK_OBJECTS = 1 << 14, 1 << 19
-#: Bytes of a body that takes no more as Python objects, whatever it says.
+#: Bytes of a body that cannot exceed _QUICK_OBJECTS, whatever its contents.
 _SHORT_BODY = _QUICK_OBJECTS // 301
 
 
@@ -34,7 +34,7 @@ class QueryRequest:
 
     def is_small(self) -> bool:
         """Return whether decoding is fast, and needs so little memory that it never waits for any."""
-        body = self._body or b""  # a query string is limited with the head
+        body = self._body or b""  # the length of a query string is limited by that of the head
         return len(body) <= _SHORT_BODY or (len(body) <= QUICK_BODY and decoded_size(body) <= _QUICK_OBJECTS)
 
     @property
@@ -50,12 +50,12 @@ class QueryRequest:
 
     def answer(self) -> Answer:
         """Return the answer."""
-        self.context.memory.raise_if_cancelled()  # it may have waited for a thread
+        self.context.memory.raise_if_cancelled()  # the request may have waited for a thread
         return self.endpoint.handler(self.context, self.request)
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return the first header of a name in lower case; those of a starlette request take 2 µs for each."""
+    """Return the first header with a name, given in lower case; starlette takes 2 µs for each header."""
     for its_name, value in scope["headers"]:
         if its_name == name:
             text: str = value.decode("latin-1")

@@ -25,13 +25,13 @@ Kind = Literal["vectors", "users", "items"]
 _K = 10
 #: Characters of the longest 64-bit integer.
 _DIGITS = 20
-#: Queries searched between two checks whether the request was cancelled; the second if the client sets the effort,
-#: since each query may then compare every item.
+#: Queries searched between two checks whether the request was cancelled; the second if the client sets search
+#: parameters, since each query may then compare every item.
 _QUERIES, _COSTLY_QUERIES = 1024, 64
-#: Numbers compared, hits, and bytes of an id, in a search that takes less than a millisecond: a graph compares 32
-#: numbers in some 12 ns.
+#: Limits of a search that takes less than a millisecond: numbers compared (a graph compares 32 in some 12 ns), hits,
+#: and bytes of an id.
 _QUICK_NUMBERS, _QUICK_HITS, _QUICK_ID_BYTES = 1 << 20, 512, 128
-#: Memory of a filter per row: a mask as bytes and bits, and positions.
+#: Bytes of a filter per row: a mask as bytes and bits, and positions.
 _FILTERED_BYTES = 12
 
 
@@ -122,13 +122,13 @@ def _search_in_blocks(
         vectors = matrix(value, "$.vectors")
         context.memory.reserve(12 * vectors.size, "the queries")
         queries: Any = vectors
-        if request.space != "stable" or len(vectors) > _QUERIES:  # else the one block is judged where it is searched
+        if request.space != "stable" or len(vectors) > _QUERIES:  # else the search of the only block validates it
             with context.snapshot_version(request.snapshot_version) as source:
                 queries = stable_queries(version, vectors, request.space, source)
     else:
         queries = context.checked_ids(value, f"$.{kind}")
         limit = None if request.max_age is None else age_limit(request.max_age, "$.max_age")
-        version.side(kind).lookup(queries, request.missing, max_age=limit)  # unknown ones are refused before any work
+        version.side(kind).lookup(queries, request.missing, max_age=limit)  # refuses unknown ids before any search
         search_block = version.search_by_item if kind == "items" else version.search_by_user
         filters |= {"missing": request.missing, "max_age": limit}
     step = _QUERIES if request.parameters is None else _COSTLY_QUERIES
@@ -144,7 +144,7 @@ def _search_in_blocks(
 
 
 def _labels(version: Version, ids: Array, names: list[str] | None) -> list[list[dict[str, Any]]]:
-    """Return the labels of each hit, in the form of the ids."""
+    """Return the labels of each hit, in the shape of the ids."""
     if names is None:
         return []
     hits = records_of(version, version.items.rows(ids.ravel()), names)
@@ -176,7 +176,7 @@ def _filter(context: RequestContext, given: IdsOrLists | None, queries: int, nam
 
 
 def _conditions(request: SearchRequest) -> dict[str, Any] | None:
-    """Return conditions on labels as a version takes them."""
+    """Return conditions on labels in the form that a version accepts."""
     if request.where is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""The served version: it follows the store, and is verified before each switch."""
+"""The served version: follows the store, and verifies each version before the switch to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ServedVersion:
         self.current: Version | None = None
         self._space_id = settings.space_id
         self._metrics = metrics
-        self._verified: set[tuple[int, object, str]] = set()  # versions whose files of this kind were hashed
+        self._verified: set[tuple[int, object, str]] = set()  # kept versions, each with the part that was hashed
         self._follower = Follower(
             self.root,
             self._switch,
@@ -40,7 +40,7 @@ class ServedVersion:
         )
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start to follow the store."""
         self._follower.start()
 
     def has_checked(self) -> bool:
@@ -48,7 +48,7 @@ class ServedVersion:
         return self._follower.checked_once.is_set()
 
     def stop(self) -> None:
-        """Stop following, whatever is being verified; requests still being answered keep their version."""
+        """Stop following, even during a verification; requests still being answered keep their version."""
         self._follower.stop(_STOP_SECONDS)
 
     def open_kept(self, number: int, *, searched: bool = False) -> Version:
@@ -75,7 +75,7 @@ class ServedVersion:
         ]
 
     def state(self) -> ServerState:
-        """Return the health of the server."""
+        """Return the state of the server."""
         health = self._follower.health
         if health.newest is not None:
             self._metrics.newest.set(health.newest)

@@ -19,7 +19,7 @@ from embsync.server.token import read_token
 Limits = LimitsConfig
 
 _UNIX = "unix:"
-#: The token's file in a printed command.
+#: The token file in a printed command.
 _TOKEN_FILE = "embsync.token"  # noqa: S105  (a name)
 #: Longest path in a socket's address, without the terminating byte.
 _LONGEST_SOCKET = 107
@@ -50,6 +50,7 @@ def address(listen: str) -> tuple[str, int]:
     Raises
     ------
     UsageError
+        It is neither.
     """
     match = _ADDRESS.fullmatch(listen)
     if match is None or int(match[3]) > 65535:
@@ -65,6 +66,7 @@ def require_servable(settings: Settings) -> None:
     Raises
     ------
     UsageError
+        An address, a host or the token file is unusable, or a token is required.
     """
     require_token_beyond_loopback(settings)
     for host in settings.hosts:
@@ -114,6 +116,7 @@ def require_token_beyond_loopback(settings: Settings) -> None:
     Raises
     ------
     UsageError
+        The address is not a loopback address or Unix socket, and there is no token file; or it is not an address.
     """
     if settings.listen.startswith(_UNIX):
         return
@@ -128,7 +131,7 @@ def require_token_beyond_loopback(settings: Settings) -> None:
 
 
 def listen_command(settings: Settings, host: str) -> str:
-    """Return a command that listens on a host, with the port of the settings; without a token, it makes one."""
+    """Return a command that listens on a host, with the port of the settings; without a token file, it creates one."""
     given = ServeConfig().listen if settings.listen.startswith(_UNIX) else settings.listen
     listen = f"{f'[{host}]' if ':' in host else host}:{address(given)[1]}"
     token = settings.token_file or _TOKEN_FILE
@@ -156,5 +159,5 @@ def names_this_machine(host: str) -> bool:
 
 
 def threads_each(workers: int) -> int:
-    """Return the OpenMP threads a worker may use."""
+    """Return the number of OpenMP threads that a worker may use."""
     return max(1, len(os.sched_getaffinity(0)) // workers)

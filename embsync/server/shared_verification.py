@@ -45,6 +45,7 @@ class SharedVerification:
         StoreError
             It is damaged.
         Stopped
+            ``stopped`` returned True.
         """
         with self._record_path.open("a+") as record:
             _lock(record, stopped)

@@ -15,7 +15,7 @@ _TOKEN = re.compile(rb"[!-~]{1,%d}" % _LONGEST)
 
 
 class Token:
-    """The present token in a file.
+    """The current token in a file.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ def read_token(path: Path) -> bytes:
     Raises
     ------
     UsageError
+        The file cannot be read, or does not have exactly one token.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -15,7 +15,7 @@ from embsync.server.settings import Settings
 
 
 def main(parent: str, descriptor: str, settings: str) -> int:
-    """Serve on a listening socket that the parent holds open; without the parent, stop as on SIGTERM."""
+    """Serve on a listening socket that the parent holds open; if the parent dies, stop as on SIGTERM."""
     die_with_parent(int(parent), signal.SIGTERM)
     outlive_hangup()
     given = msgspec.json.decode(settings.encode(), type=Settings)

@@ -21,7 +21,7 @@ BFLOAT16 = np.dtype("V2")
 
 
 class Content(Protocol):
-    """Bytes that can be read by position, in ascending order at least."""
+    """Bytes that can be read by position, at least in ascending order."""
 
     def fill(self, target: Array, offset: int) -> None:
         """Fill a C-contiguous array with the bytes at ``offset``."""

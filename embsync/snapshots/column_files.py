@@ -28,7 +28,7 @@ _COLUMN_BATCH = 8192
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a side, by its own description.
+    """One file of a side, as the decoder described it.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class FileColumn:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the values, for strings without their length."""
+        """The type of the values; for strings, a placeholder without their length."""
         return np.dtype(np.float64) if self.kind == "weights" else _ID_TYPES[self.kind]
 
     def read(self) -> Array:
@@ -135,7 +135,7 @@ class FileColumn:
 
 @dataclass(frozen=True)
 class FileRows:
-    """The vectors of all files of a side, as :class:`~embsync.rows.Rows`: one column of lists, or one a dimension."""
+    """The vectors of all files of a side, as :class:`~embsync.rows.Rows`: one column of lists, or one per dimension."""
 
     source: str
     parts: tuple[Part, ...]
@@ -164,19 +164,19 @@ class FileRows:
 
 @dataclass(frozen=True)
 class StoredColumns:
-    """Where a side is stored, for others who read it.
+    """Where a side is stored, for engines that read the files themselves.
 
     Attributes
     ----------
     kind : str
-        Of the files, as in a form: ``parquet`` and others.
+        Kind of the files, as in a form, such as ``parquet``.
     files : tuple of str
     vectors : tuple of str
         A column of lists, or one column for each dimension.
     vector_kind : str
-        Kind of the values of the first of them, such as ``list float32``.
+        Kind of the values of the first of these columns, such as ``list float32``.
     dtype : dtype
-        Of the numbers.
+        Type of the numbers.
     ids : str
     id_kind : str
         ``integer`` or ``string``.
@@ -192,7 +192,7 @@ class StoredColumns:
 
     @classmethod
     def of(cls, side: IdentifiedSide) -> StoredColumns | None:
-        """Return where a side is stored; None unless that is in columns of files, one of them ids."""
+        """Return where a side is stored; None unless its vectors and ids are columns of files."""
         rows, ids = side.vectors, side.id_column
         if not isinstance(rows, FileRows) or not isinstance(ids, FileColumn):
             return None
@@ -222,7 +222,7 @@ def open_files(
     Parameters
     ----------
     files : sequence of (file, form)
-        The form tells the decoder how to read the file.
+        The form is how to read the file, for the decoder.
     """
     parts = [Part.at(file, form, decoders) for file, form in files]
     filled = [part for part in parts if part.rows != 0]
@@ -264,7 +264,7 @@ def count_rows(parts: Sequence[Part], ids: str | None, kind: str, decoders: Deco
 
 
 def rows_of(place: Place, parts: tuple[Part, ...], chosen: Chosen, decoders: Decoders) -> FileRows:
-    """Return the vectors of these files, of the width that the first row has."""
+    """Return the vectors of these files, with the width of the first row."""
     first = parts[0]
     with decoders.one() as decoder, first.place.open() as file:
         width = int(decoder.ask(str(first.place), "width", first.wanted(chosen.vectors), file.fileno())["width"])

@@ -74,7 +74,7 @@ _OWN_NAMES = {
 }
 ANY_NAMES = frozenset({"id", "ids", "uuid", "guid", "pk"})
 ID_ENDS = ("id", "ids", "uuid", "guid", "key", "code", "token")
-#: Names of ids if there is no better one: of words, graphs and the web.
+#: Names of ids if no column has a better one: words, graph nodes, URLs.
 LAST_NAMES = frozenset(
     {"word", "words", "token", "tokens", "key", "keys", "uri", "url", "entity", "node", "term", "name", "label"}
 )
@@ -175,7 +175,7 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 
 def is_of(name: str, side: str) -> bool:
-    """Return whether a column has a name of ids of a side."""
+    """Return whether a column's name is one for ids of this side."""
     letters, subjects = folded(name), _SUBJECTS[side]
     return (
         letters in _OWN_NAMES[side]

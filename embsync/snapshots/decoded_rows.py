@@ -1,7 +1,7 @@
-"""Rows that a decoder writes to a pipe: columns batch by batch, vectors straight into the blocks that are handed out.
+"""Rows that a decoder writes to a pipe: columns are read batch by batch, vectors directly into the blocks.
 
-Every part file has a pipe of its own, whose writing end only the decoder holds. Messages begin and end the rows; what
-arrives in between is accepted only within the limits of the file's description.
+Every part file has a pipe of its own, whose write end is open only in the decoder. One message precedes the rows and
+one follows them; the rows are accepted only within the limits of the file's description.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from embsync.errors import SnapshotChanged, SnapshotError
 from embsync.snapshots.decoder_process import DecoderProcess, Message
 from embsync.snapshots.files import Place
 
-#: What the kernel allows without privileges (/proc/sys/fs/pipe-max-size), for fewer switches between the processes.
+#: The largest pipe without privileges (/proc/sys/fs/pipe-max-size), for fewer switches between the processes.
 _PIPE_BYTES = 2**20
-#: Rows and bytes of a batch of a column.
+#: The header of a batch of a column: its numbers of rows and bytes.
 _BATCH = struct.Struct("<IQ")
 
 
@@ -33,13 +33,13 @@ class RowPipe:
     ----------
     decoder : DecoderProcess
     pipe : open file
-        The reading end.
+        The read end.
     where : str
         The file.
     expected : dict
         The head of the reply, ``rows``, ``name`` and ``kind``, as when the file was described.
     total : int
-        Number of rows, which is missing in the head for a text file.
+        Number of rows, which the head does not have for a text file.
     """
 
     def __init__(self, decoder: DecoderProcess, pipe: BinaryIO, where: str, expected: Message, total: int) -> None:
@@ -60,7 +60,7 @@ class RowPipe:
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb", buffering=0) as pipe:
             with os.fdopen(writing, "wb", buffering=0), place.open() as file:
-                with suppress(OSError):  # the user's pipes hold too much already: a smaller one is only slower
+                with suppress(OSError):  # the user's limit for all pipes is reached: a smaller pipe is only slower
                     fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
                 head = decoder.ask(where, verb, wanted, file.fileno(), writing)
             if head != expected:
@@ -137,7 +137,7 @@ def read_blocks(
     shape: tuple[int, int],
     dtype: np.dtype[Any],
 ) -> Iterator[Array]:
-    """Decode a column of vectors, file after file, and yield read-only blocks and a shorter last one.
+    """Decode a column of vectors, file after file, and yield read-only blocks; the last one may be shorter.
 
     Parameters
     ----------
@@ -147,10 +147,10 @@ def read_blocks(
         Rows and numbers of a block.
     """
     block, filled = np.empty(shape, dtype), 0
-    # a batch that fits into the pipe: the decoder goes on with the next one while it is read
+    # a batch that fits into the pipe: the decoder prepares the next batch while this one is read
     fitting = min(shape[0], max(1, _PIPE_BYTES * shape[0] // block.nbytes))
     for place, inside, expected, total in parts:
-        # of one column per dimension, each batch takes time for each column: a block at once takes half the time
+        # with one column per dimension, each batch has a cost per column: entire blocks take half the time
         batch = fitting if len(inside["columns"]) == 1 else shape[0]
         wanted = inside | {"batch": batch, "width": shape[1]}
         with RowPipe.of(decoder, place, "stream", wanted, expected, total) as rows:

@@ -1,4 +1,4 @@
-"""Layout csv: CSV and TSV, optionally compressed, with or without header, as pandas, Spark and StarSpace write them.
+"""Layout csv: CSV and TSV, optionally compressed, with or without a header, as pandas, Spark and StarSpace write them.
 
 Vectors are one column of lists (``"[0.1, 0.2]"``, ``0.1 0.2``) or one column per dimension, read as float32. Ids are
 integers if all are written as integers, without leading zeros, plus signs or fractions; otherwise they are strings.
@@ -49,7 +49,7 @@ class TableHead:
         if any(_LIST.fullmatch(field) for field in self.row):
             return True
         numbers = [field for field in self.row if _NUMBER.fullmatch(field)]
-        if self.header is None:  # fewer numbers may be anything
+        if self.header is None:  # a single number, or mostly integers, need not be a vector
             return len(numbers) > 1 and sum("." in field for field in numbers) * 2 > len(numbers)
         kinds = {
             name: "number" if _NUMBER.fullmatch(field) else "string"
@@ -104,7 +104,7 @@ def read_head(place: Place) -> TableHead:
     Raises
     ------
     SnapshotError
-        It cannot be opened or decompressed.
+        The file cannot be opened or decompressed.
     UsageError
         The file is compressed by zstd, which is not installed.
     """
@@ -121,7 +121,7 @@ def read_head(place: Place) -> TableHead:
 
 
 def _is_header(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
-    """Return whether a line is a header of the next: text, or 0, 1, 2 …, above numbers and lists."""
+    """Return whether ``first`` is a header: text, or counted from 0 or 1, above the numbers and lists of ``second``."""
     if not second:
         return not any(_NUMBER.fullmatch(field) or _LIST.fullmatch(field) for field in first)
     over = [

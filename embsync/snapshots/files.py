@@ -1,6 +1,6 @@
 """Files of a snapshot, opened so that nothing outside it is touched and nothing in it can block.
 
-Every component below the snapshot's root is opened through the handle of its directory and never through a link;
+Every component below the snapshot's root is opened relative to its directory's descriptor and never through a link;
 only regular files are opened. Links, FIFOs, sockets, devices and ``..`` are refused. The root itself is the path that
 the user named: links on the way to it are followed once, when the :class:`Place` is created.
 """
@@ -30,7 +30,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MOST_ENTRIES = 100_000
 DEEPEST = 8
 
-#: Errors of opening that are caused by the file and do not resolve by themselves.
+#: Errors on opening that are caused by the file and are not transient.
 _REFUSALS = {
     errno.ELOOP: "a link",
     errno.ENOTDIR: "not a directory",
@@ -77,7 +77,7 @@ class Place:
         follow_link : bool
             Whether ``path`` itself may be a link.
         inner_links : bool
-            Whether links below it are followed that stay inside it, or inside the cache that it belongs to.
+            Whether links below it are followed if they stay inside it, or inside the cache that it belongs to.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class Place:
         if not follow_link and given.is_symlink():
             raise SnapshotError("will not be opened", where=given, found="a link", expected="a file or directory")
         try:
-            given.stat()  # the kernel follows 40 links; Python as many as it may nest calls
+            given.stat()  # the kernel follows at most 40 links, Python as many as its recursion limit allows
             root = given.resolve(strict=True)
         except (OSError, RuntimeError, ValueError):  # RuntimeError: circular links; ValueError: NUL in the name
             raise NotFoundError(
@@ -117,7 +117,7 @@ class Place:
         return replace(self, parts=(*self.parts, name))
 
     def listed_once(self) -> Place:
-        """Return this place such that each directory here and below is listed once; many layouts ask for the same."""
+        """Return this place with a cache of listings, since many layouts list the same directories."""
         return self if self.listed is not None else replace(self, listed={})
 
     def open(self) -> BinaryIO:
@@ -144,7 +144,7 @@ class Place:
         return kinds
 
     def kind(self) -> str:
-        """Return the kind: ``file``, ``directory``, or one of those that are never opened."""
+        """Return the kind: ``file``, ``directory``, or one that is never opened."""
         descriptor = self._descend()
         try:
             return kind_of(os.fstat(descriptor))
@@ -241,7 +241,7 @@ class FileBytes:
             done += got
 
     def read(self, size: int, offset: int) -> bytes:
-        """Return ``size`` bytes at ``offset``, fewer where the file ends."""
+        """Return ``size`` bytes at ``offset``, fewer at the end of the file."""
         try:
             return os.pread(self.file.fileno(), size, offset)
         except OSError as error:
@@ -268,7 +268,7 @@ def file_size(file: BinaryIO) -> int:
 
 
 def stamp(path: str | Path) -> str:
-    """Return a short signature of a snapshot, computed without reading its files: equal unless something changed.
+    """Return the stamp of a snapshot, a hash computed without reading its files: equal unless something changed.
 
     It covers the relative name, size, mtime, ctime and inode of every regular file, and the name and kind of
     anything else; no link is followed below the root.
@@ -278,7 +278,7 @@ def stamp(path: str | Path) -> str:
     NotFoundError
         There is nothing at ``path``.
     SnapshotChanged
-        Entries were added or removed meanwhile.
+        An entry cannot be read at present, for example because it was removed meanwhile.
     """
     return stamp_of(Place.at(path).walk())
 
@@ -290,11 +290,11 @@ class Signature:
     Attributes
     ----------
     stamp : str
-        Of names, sizes, mtimes, ctimes and inodes: differs after any change.
+        Hash of names, sizes, mtimes, ctimes and inodes: differs after any change.
     listing : str
-        Of names, sizes and mtimes: equal even if the snapshot was moved, or copied with its times.
+        Hash of names, sizes and mtimes: equal even if the snapshot was moved, or copied with its times.
     mtime_ns : int
-        Of the newest file, 0 without one.
+        Mtime of the newest file in ns, 0 if there is no file.
     """
 
     stamp: str

@@ -1,4 +1,4 @@
-"""The fingerprint of a snapshot's contents, by the present rule and by that of earlier releases."""
+"""The fingerprint of a snapshot's contents, by the current rule and by that of earlier releases."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class SideDigest:
 
 
 def fingerprint_of(sides: Iterable[Digest]) -> str:
-    """Return the fingerprint of a snapshot, given items first."""
+    """Return the fingerprint of a snapshot from the digests of its sides, items first."""
     return ALGORITHM + _sha256(side.hexdigest() for side in sides)
 
 
@@ -80,8 +80,9 @@ def is_earlier(fingerprint: str | None) -> bool:
 class _EarlierRows:
     """The rows of a side, hashed as they are read by the rule of earlier releases.
 
-    It is computed if there is such a fingerprint to compare with, so that a known snapshot is not new after an upgrade:
-    a sha256 of ids, weights and numbers in the order of the file; for Delta tables, a sum of row hashes.
+    This digest is computed if there is such a fingerprint to compare with, so that a known snapshot is not taken for a
+    new one after an upgrade: a sha256 of ids, weights and numbers in file order, or, for Delta tables, of sums of row
+    hashes.
     """
 
     def __init__(self, side: SnapshotSide, ids: Array) -> None:
@@ -139,7 +140,7 @@ def _bytes(array: Array) -> memoryview:
 
 
 def _row_sums(ids: Array, weights: Array | None, block: Array) -> Array:
-    """Return the two sums over rows of a Delta table, as earlier releases did."""
+    """Return the two sums over rows of a Delta table, as earlier releases computed them."""
     words = np.hstack([words_of(part) for part in (ids, weights, block) if part is not None])
     factors = np.random.default_rng(_SEED).integers(1, 2**63, (_LANES, words.shape[1] + 1), np.uint64) * 2 + 1
     mixed = words ^ (words >> np.uint64(32))

@@ -310,7 +310,7 @@ def _typed(where: str, column: LabelColumn, known: Kind | None) -> LabelColumn:
 
 
 def _kind_of_words(where: str, name: str, words: list[str], known: Kind | None) -> Kind:
-    """Return the known kind if the values are of it; if none is known, the narrowest that they are all of."""
+    """Return the known kind if all values are of it; if none is known, the narrowest kind that fits all values."""
     kinds: dict[Kind, bool] = {
         "boolean": all(word.lower() in _BOOLEANS for word in words),
         "integer": all(_INTEGER.fullmatch(word) and abs(int(word)) < 2**63 for word in words),

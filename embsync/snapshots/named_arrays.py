@@ -36,7 +36,7 @@ def open_named_sides(
     source : str
         The snapshot, for messages.
     others : collection of str
-        Other names beside the arrays; ids may be among them under a name that is not read.
+        Names of other entries beside the arrays; some may be ids under a name that is not read.
     """
     for vectors, *parts in (ITEM_NAMES, USER_NAMES):
         stray = [name for name in parts if name in stored]
@@ -55,7 +55,7 @@ def open_named_sides(
 
 
 def configured_name(value: str | SideColumns, side: str) -> str | None:
-    """Return the configured name of a side's array, None for ``auto``; a single name is that of items."""
+    """Return the configured name of a side's array, None for ``auto``; a single name applies to items only."""
     if isinstance(value, str):
         return value if value != "auto" and side == ITEMS else None
     name = str(getattr(value, side))

@@ -8,7 +8,7 @@ _NUMBER = re.compile(r"(\d+)", re.ASCII)
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Return a sort key under which ``day=9`` comes before ``day=10``, and dates sort.
+    """Return a sort key under which ``day=9`` comes before ``day=10``, and dates are in order.
 
     Names that differ only in leading zeros are ordered by their characters, so that the order is total.
     """

@@ -1,20 +1,20 @@
-"""A digest of rows in any order, the basis of a snapshot's fingerprint.
+"""A digest of rows that does not depend on their order, the basis of a snapshot's fingerprint.
 
 Each row of id, weight and numbers is read as 64-bit words. Two hashes of them are computed, each
 
     h = key + sum over words w of (a w + b (w >> 32)) mod 2^64
 
-with keys a and b of the word's position, and finished as splitmix64 does. The digest is the sum of both over all rows,
-modulo 2^64, so any parts of a side can be hashed by any threads or machines, and their sums added.
+with keys a and b that depend on the word's position, and finished as in splitmix64. The digest is the sum of both over
+all rows, modulo 2^64, so any parts of a side can be hashed by any threads or machines, and their sums added.
 
-For random keys, two rows that differ have the same h with probability at most 2^-33, both with 2^-66: two words
-differ in their lower halves, so that at most 2^31 of the 2^64 values of a make up for the rest of the sum, or else in
-their upper ones, and the same is true of b. Of two different sides, one has a row that the other lacks; it agrees
-with one of the other's n rows with probability at most n 2^-66 (2^-43 for 8 million rows). If none agrees, the
-finished hashes are taken as random, and their sums agree with 2^-128. The keys are fixed: the digest distinguishes
-retrainings, but is not secure against deliberate collisions.
+For random keys, two different rows have the same h with probability at most 2^-33, and the same two hashes with 2^-66:
+either some word differs in its lower half, and at most 2^31 of the 2^64 values of its key a offset the rest of the sum,
+or some word differs in its upper half, and the same is true of b. Of two different sides, one has a row that the other
+lacks; its hashes equal those of one of the other's n rows with probability at most n 2^-66 (2^-43 for 8 million rows).
+Otherwise, the finished hashes are taken as random, and the sums are equal with probability 2^-128. The keys are fixed:
+the digest distinguishes retrainings, but is not secure against deliberate collisions.
 
-It takes half the time of sha256: 4.1 GB/s in one thread at 64 wide and 5.6 at 512, where sha256 has 2.1.
+It takes half the time of sha256: 4.1 GB/s in one thread at width 64 and 5.6 GB/s at 512; sha256 reaches 2.1 GB/s.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ import numpy as np
 from embsync.dtypes import Array, UInt64
 from embsync.ids import LONGEST_ID, hash_ids
 
-#: Begins every fingerprint by this rule. Those of earlier releases are 64 hexadecimal digits alone.
+#: Prefix of every fingerprint by this rule. Those of earlier releases are 64 hexadecimal digits without a prefix.
 ALGORITHM = "rows1:"
 _LANES = 2
 _SEED = 20_251_128
 #: Words before the numbers of a row: those of the longest id, and one of its weight.
 _ID_WORDS = LONGEST_ID // 8
 _FIRST_NUMBER = _ID_WORDS + 1
-#: The keys of every width met, a few; a plain dictionary, because these functions also run on machines without embsync.
+#: Keys by lane, first position and number of words: only a few. A plain dictionary, because these functions also run on
+#: machines without embsync.
 _COMPUTED: dict[tuple[int, int, int], tuple[UInt64, UInt64]] = {}
 
 

@@ -31,7 +31,7 @@ EXPECTS = "items.safetensors with tensors vectors and ids, perhaps users.safeten
 SUFFIX = ".safetensors"
 _VECTORS, _IDS, _WEIGHTS = "vectors", "ids", "weights"
 
-#: A few tensors take some hundred bytes; the header of a large model takes a megabyte.
+#: The header takes a few hundred bytes for a few tensors, and a megabyte for a large model.
 _LONGEST_HEADER = 4 * 1024**2
 _TYPES = {
     "BF16": BFLOAT16.str,

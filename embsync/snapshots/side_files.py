@@ -123,7 +123,7 @@ class ColumnFormat:
             if entries[name] == "directory":
                 files += self.part_files(child)
             elif name.endswith(self.suffixes) or self._is_part(child, entries[name]):
-                files.append(child)  # anything else: nothing among part files is skipped
+                files.append(child)  # even if its contents are of another format: it is refused, not skipped
         return files
 
     def _is_side_alone(self, place: Place, name: str) -> bool:

@@ -19,7 +19,7 @@ from embsync.snapshots.sides import IdentifiedSide
 EXPECTS = "a PipelineModel saved by Spark, with one ALS model in stages/"
 _STAGES, _METADATA = "stages", "metadata"
 _FACTORS = frozenset({"itemFactors", "userFactors"})
-#: The parameters of a stage are some kilobytes of JSON.
+#: The parameters of a stage are a few kilobytes of JSON.
 _LONGEST = 1024**2
 _HINT = (
     'in Spark: labels = spark.createDataFrame(list(enumerate(indexer.labels)), ["id", "item_id"]); '

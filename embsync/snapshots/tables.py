@@ -61,7 +61,7 @@ def reject_tables(place: Place) -> None:
     Raises
     ------
     SnapshotError
-        The message has the directory, its format, and how to export the rows of one version.
+        There is such a table; the message has its directory and format, and how to export the rows of one version.
     """
     if place.kind() != "directory":
         _reject(_format_of_path(Path(str(place)).parent), Path(str(place)).parent)
@@ -77,7 +77,7 @@ def reject_tables(place: Place) -> None:
 
 
 def _holders(path: Path) -> Iterator[Path]:
-    """Yield the directories above a partition: ``table/ds=1/hour=2`` is one of ``table``."""
+    """Yield the parent, and above partitions each directory up to the table: ``table`` for ``table/ds=1/hour=2``."""
     yield path.parent
     while "=" in path.parent.name:
         path = path.parent
@@ -100,7 +100,7 @@ def _format_of(place: Place) -> tuple[str, str] | None:
 
 
 def _format_of_path(path: Path) -> tuple[str, str] | None:
-    """Return the format of a directory outside the snapshot if it may be read, by names alone."""
+    """Return the format of a directory outside the snapshot, by names alone, if it can be read."""
     names = {log for log, _, _ in _FORMATS if os.path.lexists(path / log)}
     return _recognise(names | ({"metadata"} if os.path.lexists(path / "metadata") else set()), path)
 

@@ -1,6 +1,6 @@
 """Layout word2vec: text, each line an id and its numbers, as gensim, fastText and GloVe write it; one side.
 
-The first line is ``count width``, or missing, as in GloVe's files. Numbers become float32, in which these programs
+The first line, ``count width``, may be missing, as in GloVe's files. Numbers become float32, in which these programs
 compute; ids are strings without spaces.
 """
 
@@ -37,7 +37,7 @@ _LONGEST_LINE = LONGEST_ID + 32 * MOST_WIDTH
 
 @dataclass(frozen=True)
 class TextHead:
-    """The first lines: the width, the number of rows unless the header is missing, lines to skip."""
+    """The content of the first lines: the width, and the number of rows, None without a header."""
 
     width: int
     count: int | None
@@ -81,7 +81,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, No
     require_vectors(np.dtype(np.float32), (rows.count, rows.width), str(place))
     with place.open() as file:
         size = file_size(file)
-    # a row is an id, and a space and a digit for each number
+    # a row takes at least one byte for the id, and a space and a digit for each number
     if rows.count * (1 + 2 * rows.width) > (most_unpacked(size) if place.name.endswith(PACKED) else size):
         raise SnapshotError(
             "the size does not match the header",

@@ -28,13 +28,13 @@ from embsync.snapshots.words import WordIds
 EXPECTS = "one .bin file that begins with 'count width', as word2vec and gensim (binary=True) write it"
 _SUFFIX = ".bin"
 _HEAD = re.compile(rb"([1-9]\d{0,17}) ([1-9]\d{0,4})\r?\n")
-#: Characters of numbers in text. A float32 may consist of these bytes by chance; if a row does, the file is text.
+#: Characters of numbers in text. A float32 may consist of them by chance; if all of the first row does, it is text.
 _TEXT = b"0123456789+-.eE \r\n"
 _PIECE = 4 * 1024**2
 
 
 def recognise(place: Place) -> bool:
-    """Return whether there is exactly one such file at ``place``; other programs' ``.bin`` begin differently."""
+    """Return whether there is exactly one such file at ``place``; other ``.bin`` files begin differently."""
     return bool(_files(place))
 
 

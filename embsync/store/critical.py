@@ -15,7 +15,7 @@ _DEFERRED = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 #: Threads other than the main one that are in a section.
 _elsewhere: list[int] = []
 _changed = threading.Condition()
-#: Set when the process ends: no section begins any more.
+#: Set when the process is ending: no further section begins.
 _ending = threading.Event()
 
 
@@ -24,8 +24,8 @@ def uninterrupted() -> Iterator[None]:
     """Defer SIGINT, SIGTERM and SIGHUP until the section ends.
 
     Handlers are replaced rather than signals blocked, because a signal sent to the process is delivered to any thread
-    that does not block it, such as those of NumPy and FAISS. On other threads no handler runs; what ends the process
-    from the main thread meanwhile waits for them (:func:`exit_between_sections`).
+    that does not block it, such as those of NumPy and FAISS. On other threads, where no handlers run, nothing is
+    deferred: :func:`exit_between_sections` waits for their sections before it ends the process.
     """
     if threading.current_thread() is not threading.main_thread():
         with _counted():
@@ -55,7 +55,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def exit_between_sections(code: int, seconds: float = 5.0) -> NoReturn:
-    """End the process without waiting for its threads, unless one is in a section: that ends first, within a bound."""
+    """End the process without waiting for its threads, except up to ``seconds`` for those that are in a section."""
     with _changed:
         _ending.set()
         _changed.wait_for(lambda: not _elsewhere, seconds)

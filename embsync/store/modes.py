@@ -54,7 +54,7 @@ def _group(directory: Path, bits: int) -> int:
 
 
 def _set(target: Path | int, found: os.stat_result, mode: int) -> None:
-    """Change a mode that differs; the set-group-id bit is kept, since the file system inherits it."""
+    """Change a mode that differs; the set-group-ID bit, which is inherited from the parent directory, is kept."""
     mode |= found.st_mode & stat.S_ISGID
     if stat.S_IMODE(found.st_mode) != mode:
         # owned by another user, a file system without modes, or a service that may not set group bits

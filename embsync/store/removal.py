@@ -16,7 +16,7 @@ from embsync.store.durable import LINK_PREFIX, TEMPORARY, close, require_same, s
 
 STAGING_PREFIX = ".staging-"
 PRUNED_PREFIX = ".pruned-"
-#: Versions that arrive from another host; the next pull continues or removes them.
+#: Versions being received from another host; the next pull resumes or removes them.
 RECEIVED_PREFIX = ".received-"
 #: Attempts to remove a directory that is not empty; on a network file system it stays so while a file in it is open.
 _MOST_COLLISIONS = 100
@@ -65,7 +65,7 @@ def remove_tree(path: Path) -> None:
     while os.path.lexists(path):
         try:
             shutil.rmtree(path)
-        except FileNotFoundError:  # another process was faster; each attempt leaves less
+        except FileNotFoundError:  # removed by another process; each attempt leaves less
             continue
         except RecursionError:
             _flatten(path)
@@ -93,7 +93,7 @@ def _flatten(path: Path) -> None:
 
 
 def delete(path: Path) -> bool:
-    """Delete an unneeded directory; return False if only another user may, which must block nothing."""
+    """Delete an unneeded directory; return False, without an error, if only another user may."""
     try:
         remove_tree(path)
     except PermissionError:
@@ -138,7 +138,7 @@ def sweep(root: Path, versions: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _claimed(path: Path) -> Iterator[bool]:
-    """Hold the lock of a leftover whose process is dead; yield False if the process lives or has finished with it."""
+    """Lock a leftover of a dead process and yield True; False if its process is alive or has finished with it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):

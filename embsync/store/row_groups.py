@@ -1,8 +1,7 @@
 """One part file: its footer, and columns of its row groups, which are checked when they are read.
 
-A footer is trusted only where it is checked here: rows, size and first id of a row group, and types of columns.
-Whether its bytes are those that were written is checked as for other files: sizes when a version is opened, hashes by
-``verify``.
+Only what is checked here is used of a footer: rows, size and first id of a row group, and types of columns. Whether its
+bytes are those that were written is checked as for other files: sizes when a version is opened, hashes by ``verify``.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from embsync.store.records import damage_hint
 
 Column = Literal["id", "vector", "last_seen"]
 
-#: Bytes of vectors of the largest row group that is read; writers make them of 2 MiB.
+#: Bytes of vectors in the largest row group that is read; writers use 2 MiB.
 LARGEST_GROUP = 16 * 2**20
-#: A footer takes some 300 bytes a row group.
+#: Bytes of the largest footer that is read; a footer takes about 300 per row group.
 _LARGEST_FOOTER = 16 * 2**20
 _MAGIC = b"PAR1"
 
@@ -56,7 +55,7 @@ class Footer:
 
 
 def key_of(bound: int | str) -> int | bytes:
-    """Return a manifest's id as it is stored and ordered."""
+    """Return an id of the manifest as ids are stored and ordered."""
     return bound.encode() if isinstance(bound, str) else bound
 
 
@@ -78,12 +77,12 @@ class RowGroups:
     Attributes
     ----------
     version : path
-        The version's directory, for errors.
+        The version's directory, for error messages.
     pin : int
-        A descriptor of it, from which the file is opened.
+        A descriptor of that directory, relative to which the file is opened.
     part : PartFile
     size : int
-        Bytes of the file.
+        Size of the file in bytes.
     width : int
         Values in a vector.
     """
@@ -100,6 +99,7 @@ class RowGroups:
         Raises
         ------
         StoreDamaged
+            The file is missing or has another size, or its footer is ill-formed or does not match the manifest.
         """
         with self._opened() as (file, data):
             groups = row_groups(data)
@@ -110,11 +110,12 @@ class RowGroups:
             return Footer(np.cumsum([0, *rows]), self._first_ids(groups), file.metadata)
 
     def read(self, footer: Footer, group: int, columns: Sequence[Column]) -> list[Array]:
-        """Return columns of a row group: ids ascending, (n, width) float32 vectors, int64 numbers.
+        """Return columns of a row group: (n,) ascending ids, (n, width) float32 vectors, (n,) int64 ``last_seen``.
 
         Raises
         ------
         StoreDamaged
+            The file is missing or has another size, or the row group is unreadable or does not match the footer.
         """
         with self._opened(footer.metadata) as (file, _):
             table = file.read_row_group(group, columns=list(columns), use_threads=False)
@@ -133,7 +134,7 @@ class RowGroups:
 
     @contextlib.contextmanager
     def _opened(self, metadata: Any = None) -> Iterator[tuple[Any, bytes]]:
-        """Yield the file as pyarrow reads it, and its footer; without the latter if pyarrow has it already."""
+        """Yield the file as opened by pyarrow, and its footer, which is empty if ``metadata`` is given."""
         with (
             storage_errors(self.version / self.part.file),
             self._descriptor(footer=metadata is None) as (descriptor, data),
@@ -148,7 +149,7 @@ class RowGroups:
 
     @contextlib.contextmanager
     def _parsing(self) -> Iterator[None]:
-        """Convert errors of pyarrow about the file's contents; an error of the operating system has a number."""
+        """Convert pyarrow's errors about the file's contents; an OSError with an errno is not one of them."""
         try:
             yield
         except (pa.ArrowException, ValueError, KeyError, OSError) as error:
@@ -167,7 +168,7 @@ class RowGroups:
 
     @contextlib.contextmanager
     def _descriptor(self, *, footer: bool) -> Iterator[tuple[int, bytes]]:
-        """Open the file if it has its size, and read its footer if it may be read."""
+        """Open the file, check its size and its end, and read its footer if ``footer`` is true."""
         try:
             descriptor = os.open(self.part.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.pin)
         except FileNotFoundError:
@@ -201,7 +202,7 @@ class RowGroups:
                 raise self._damaged(f"{name} of type {kind}", expected)
 
     def _first_ids(self, groups: Sequence[RowGroup]) -> Array:
-        """Return the first id of each group, by statistics that fit each other and the manifest."""
+        """Return the first id of each group, from statistics checked against each other and the manifest."""
         most = max(1, LARGEST_GROUP // (4 * self.width))
         for number, group in enumerate(groups):
             if group.rows > most or not 0 <= group.size <= 2 * LARGEST_GROUP:

@@ -88,7 +88,7 @@ def plan(ids: Array, parent: ParentRows | None, carry: int) -> RowPlan:
     carry : int
         Number of lineage steps for which absent ids are kept.
     """
-    # Each array of a side is narrowed as soon as it is there: while rows are planned, a run needs the most memory.
+    # Each array of a side is narrowed as soon as it is computed: memory use of a run peaks while rows are planned.
     order = row_numbers(np.argsort(ids, kind="stable"), len(ids))
     sorted_ids = ids[order]
     if parent is None:

@@ -26,11 +26,11 @@ from embsync.store.modes import correct_file, create_file, make_directory
 from embsync.store.removal import STAGING_PREFIX, remove_tree
 
 _READ_BYTES = 4 * 2**20
-#: Bytes of consecutive rows from which they are written by a call. Each page written through the map is a fault, and
-#: another one when the file is synced: of 307 MB, 0.072 s of processor time, by calls 0.042 s.
+#: Mean bytes per run of consecutive rows from which they are written by ``pwrite``. Each page written through the map
+#: causes a page fault, and another when the file is synced: for 307 MB, 0.072 s of processor time instead of 0.042 s.
 _WRITTEN_AT_LEAST = 2**13
 _SEALED_AT_ONCE = 2
-#: Errors if the file system has no hard links or no more of them, or is another one.
+#: Error numbers if hard links are unsupported, exhausted, or would cross file systems.
 _NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -78,7 +78,7 @@ class ArrayFile:
             close(descriptor)
 
     def put(self, rows: Array | slice, block: Array) -> None:
-        """Write rows, each exactly once."""
+        """Write rows; every row of the file must be written exactly once."""
         numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         data = np.ascontiguousarray(block, self.array.dtype).reshape(len(numbers), -1)
         ends = [*(np.flatnonzero(np.diff(numbers) != 1) + 1), len(numbers)]
@@ -136,7 +136,7 @@ class Staging:
         self._use(*_own_directory(versions, prefix))
 
     def _use(self, path: Path, descriptor: int) -> None:
-        """Begin with an open directory, which is closed when it is kept or removed."""
+        """Use an open directory, whose descriptor is closed when it is kept or removed."""
         self.path = path
         self._descriptor = descriptor
         self._arrays: list[ArrayFile] = []
@@ -186,7 +186,7 @@ class Staging:
             self._entries.append(entry)
 
     def adopt(self, path: Path, entry: FileEntry) -> None:
-        """Move a file here that another process has written, made durable, read back and hashed: all but its size."""
+        """Move a file here that another process has written, synced, read back and hashed; check only its size."""
         target = self._place(entry.path)
         if (size := path.stat().st_size) != entry.bytes:
             raise StoreError(
@@ -229,12 +229,12 @@ class Staging:
         self._entries.append(FileEntry(name, size, found))
 
     def start_sealing(self) -> None:
-        """Begin to make the array files durable, to which nothing more is put, while other files are written."""
+        """Start to seal the array files in the background; nothing more may be put into them."""
         self._sealing += [self._pool.submit(self._seal, file) for file in self._arrays]
         self._arrays.clear()
 
     def seal(self) -> list[FileEntry]:
-        """Make every file durable and return their entries, by path."""
+        """Make every file durable and return their entries, sorted by path."""
         self.start_sealing()
         self._entries += [one.result() for one in self._sealing]
         self._sealing.clear()
@@ -259,9 +259,9 @@ class Staging:
         sync_directory(target.parent)
 
     def replace(self, target: Path, first: str) -> None:
-        """Replace another directory, which is removed, by this one.
+        """Replace another directory, whose contents are removed, by this one.
 
-        The two are exchanged in one step if the file system supports it. Otherwise the files are renamed into
+        The two are exchanged atomically if the file system supports it. Otherwise the files are renamed into
         ``target`` one by one, ``first`` before the others, and other files are removed last: the name always exists,
         and ``first`` shows that it is incomplete.
         """

@@ -37,7 +37,7 @@ from embsync.store.removal import delete, remove_unpublished, retire_version, re
 from embsync.store.staging import Staging
 from embsync.store.version_manifest import decode, hash_line
 
-#: Space kept free beyond a version's needs, for the journal and the file system's own tables.
+#: Space kept free beyond a version's needs, for the journal and the file system's metadata.
 _RESERVE_BYTES = 4 * 2**20
 #: Represents a ``current`` that is a file or a directory.
 _NO_LINK = "no link"
@@ -124,7 +124,7 @@ class Store(StoreContents):
         Raises
         ------
         OutOfSpace
-            Before anything is written.
+            There is too little space; nothing has been written.
         UsageError
             The versions of this store are pulled from elsewhere.
         """
@@ -150,9 +150,9 @@ class Store(StoreContents):
     def publish(self, staging: Staging, manifest: Manifest, event: Event, data: bytes | None = None) -> None:
         """Make a sealed staging directory the current version; the lock must be held.
 
-        ``data`` has the bytes of the manifest of a version that was published elsewhere.
+        ``data`` is the encoded manifest of a version that was published elsewhere.
 
-        The commit point is the rename of ``current``. Until its journal line is written, the version contains it, so
+        The commit point is the rename of ``current``. Until the journal line is written, the version contains it, so
         that the next process with the lock completes the publish if the version is current, and removes the version
         otherwise. After the commit point, only versions known not to be current are removed.
         """
@@ -175,7 +175,7 @@ class Store(StoreContents):
                 remove_file(self.versions / name / layout.PUBLISHING)
 
     def _revert(self, number: int, before: str | None, error: BaseException) -> None:
-        """Switch ``current`` back, and remove a version if that has certainly succeeded."""
+        """Switch ``current`` back, and remove a version if that is known to have succeeded."""
         link = self.root / layout.CURRENT
         try:
             if _link(self.root) != before:
@@ -210,7 +210,7 @@ class Store(StoreContents):
         NotFoundError
             There is no such version, or no older one.
         StoreDamaged
-            It is damaged.
+            The version is damaged.
         NotJournaled
             ``current`` was moved, but that could not be journaled.
         """
@@ -281,7 +281,7 @@ class Store(StoreContents):
     def prune(self, keep: int) -> tuple[list[int], list[int]]:
         """Delete all versions except the ``keep`` newest and the current one; the lock must be held.
 
-        Directories without manifest do not count as kept: they may not be versions.
+        Directories without a manifest do not count towards ``keep``: they may not be versions.
 
         Returns
         -------
@@ -384,7 +384,7 @@ def _link(root: Path) -> str | None:
 
 
 def _describe(staging: Staging, data: bytes) -> None:
-    """Write the manifest and its hash; both are read back, and the manifest is decoded like by a reader."""
+    """Write the manifest and its hash; both are read back, and the manifest is decoded as by a reader."""
     decode(data, staging.path / layout.MANIFEST)
     for name, content in ((layout.MANIFEST, data), (layout.MANIFEST_HASH, hash_line(data))):
         with staging.stream(name) as write:

@@ -23,7 +23,7 @@ from embsync.snapshots.files import Place
 from embsync.watching import source_manifest
 from embsync.watching.source_manifest import InvalidFileList
 
-#: Directories that hold a side, possibly with a suffix (``items.parquet``). Spark always writes both of its two.
+#: Directories that hold a side, possibly with a suffix (``items.parquet``). Spark always writes both of its own.
 _SIDE_DIRECTORIES = ("items", "users")
 _SPARK_DIRECTORIES = ("itemFactors", "userFactors")
 
@@ -137,7 +137,7 @@ def _by_marker(listing: ChildListing, watch: WatchConfig) -> Completeness | None
             # copied in the order of names, or overwritten in place: the marker existed before the data
             return Completeness("waiting", f"{_remaining(listing, watch)}, as {late[0]} is newer than the marker")
     if len(marked) == 1 and marked != [""] and listing.unchanged_seconds < watch.settle_seconds:
-        # items may come alone or before users; publishing half a snapshot would make the store one-sided for good
+        # items may be alone or precede users; publishing half a snapshot would make the store one-sided permanently
         return Completeness("waiting", f"{_remaining(listing, watch)}, as users may follow the marked items")
     return Completeness("ready", "marker") if marked else None
 
@@ -174,7 +174,7 @@ def _remaining(listing: ChildListing, watch: WatchConfig) -> str:
 
 
 def is_open_for_writing(place: Place) -> bool:
-    """Return whether a file is open for writing, memory maps included; False where the kernel cannot tell.
+    """Return whether a file is open for writing, memory maps included; False if the kernel cannot determine it.
 
     A read lease is requested, which the kernel refuses while there is a writer. The kernel knows only the writers on
     this machine, and grants leases only to the file's owner and to processes with CAP_LEASE.

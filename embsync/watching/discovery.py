@@ -232,7 +232,7 @@ def _deferred(seen: Observation, now: float) -> Completeness | None:
 
 
 def _completeness(listing: ChildListing, watch: WatchConfig, snapshot: SnapshotConfig) -> Completeness:
-    """Judge a child by the configured evidence, by the sides it still lacks, and by what may be read of it."""
+    """Judge a child by the configured evidence, by whether a side is missing, and by whether its files may be read."""
     judged = judge(listing, watch)
     if judged.state == "ready" and listing.unchanged_seconds < watch.missing_side_seconds:
         judged = _missing_side(listing.place, snapshot, watch) or judged

@@ -47,7 +47,7 @@ class WatchHealth:
     reason : str
         Why it is not ``events``.
     armed : int
-        How often the watch was set up since the start: 1 if nothing went wrong.
+        Number of times the watch was set up since the start: 1 if nothing went wrong.
     """
 
     state: Literal["events", "rescan", "missing"]
@@ -74,7 +74,7 @@ class Watcher:
     wake : callable
         Called from a thread when something may have changed.
     retry_seconds : float
-        Pause before the watch is set up again after the kernel refused.
+        Pause before the watch is set up again after the kernel refused it.
     """
 
     def __init__(self, path: Path, wake: Callable[[], None], retry_seconds: float) -> None:
@@ -107,7 +107,7 @@ class Watcher:
 
     def _is_armed(self, identity: tuple[int, int]) -> bool:
         if self._observer is None:
-            return self._identity == identity  # the kernel refused this very root; it is tried again later
+            return self._identity == identity  # the kernel refused to watch this root; it is tried again later
         alive = self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)
         return alive and self._identity == identity
 

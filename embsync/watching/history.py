@@ -16,7 +16,7 @@ from embsync.store.journal import Event
 Outcome = Literal["published", "refused", "failed"]
 
 _HANDLED: Mapping[str, Outcome] = {"published": "published", "refused": "refused", "failed": "failed"}
-#: A newest file with an mtime this long after its own publication has a wrong time.
+#: If the mtime of the newest file is later than its publication by more than this, the mtime is wrong.
 _CLOCK_TOLERANCE_NS = 86_400 * 10**9
 
 
@@ -77,7 +77,7 @@ def history_of(events: Iterable[Event], watched: str | Path) -> History:
     Parameters
     ----------
     events : iterable of Event
-        All events of the journal, in order, and those recovered from manifests where its lines are lost.
+        All events of the journal, in order, and those recovered from manifests in place of lost lines.
     watched : str or Path
         The directory; its snapshots are identified by their path below it.
     """
@@ -125,7 +125,7 @@ class _RelativeNames:
     """Names of paths below a directory, after following links."""
 
     def __init__(self, watched: str | Path) -> None:
-        self._root = real_path(watched)  # unlike Path.resolve it takes links in a circle
+        self._root = real_path(watched)  # unlike Path.resolve, it accepts circular links
         self._folders: dict[str, str] = {}
 
     def name_of(self, path: str | None) -> str | None:

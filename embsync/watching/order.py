@@ -27,7 +27,7 @@ from embsync.watching.series import Position, numbers_follow_time, position
 Kind = Literal["auto", "name", "mtime"]
 Key = tuple[object, ...]
 
-#: From this difference on, contents are newer than everything published; below it they may have been copied together.
+#: Contents newer by more than this count as newer than everything published; others may have been copied together.
 _NEWER_NS = 3600 * 10**9
 
 
@@ -52,7 +52,7 @@ class Order:
     decided : Decided or None
         The saved decision.
     damage : StoreError, optional
-        Why the saved decision is not known.
+        Why the saved decision could not be read.
 
     Attributes
     ----------
@@ -191,7 +191,7 @@ def _members(
 ) -> tuple[dict[str, dict[tuple[int, ...], int]], set[str]]:
     """Return the members of each numbered series with the time each was first written, and the published series.
 
-    For a published snapshot the first time counts: that it was written again says nothing about its number.
+    For a published snapshot the first time counts, since writing it again says nothing about its number.
     """
     members: dict[str, dict[tuple[int, ...], int]] = {}
     published: set[str] = set()

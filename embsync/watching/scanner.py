@@ -100,7 +100,7 @@ class Scanner:
         return max(wanted, 0.0)
 
     def scan(self, now: float) -> None:
-        """Read the directory and the journal again, as far as anything has changed.
+        """Read the directory and the journal again if they have changed.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class Scanner:
     def defer(self, child: Child, reason: str, now: float) -> None:
         """Defer a snapshot that was found incomplete when it was read, by as long as it has not changed so far.
 
-        A change of its stamp ends that at once. Reading it again and again would leave no time for others.
+        A change of its stamp ends the deferral. Reading it repeatedly would leave no time for others.
         """
         seen = self._found.memory.get(child.name)
         if seen is not None and seen.stamp == child.stamp:
@@ -181,7 +181,7 @@ class Scanner:
         self._journal = None
 
     def _evaluation_due(self, now: float, requested: bool) -> bool:
-        """Return whether to evaluate incomplete snapshots although nothing changed: files are closed as time passes."""
+        """Return whether to evaluate incomplete snapshots although nothing changed: writers may have closed files."""
         if not any(child.state in _PENDING for child in self._found.children):
             return False
         interval = min(_REEVALUATION_SHARE * (now - self._last_change), _LONGEST_REEVALUATION_SECONDS)

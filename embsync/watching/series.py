@@ -45,7 +45,7 @@ _YEARS = range(1990, 2101)
 #: Date formats that repeat, or whose digits do not sort by time. A name of such a format follows the calendar, not a
 #: counter.
 _CALENDARS = ("%d", "%m", "%H", "%j", "%V", "%U", "%W", "%u", "%w", "%d%m", "%m%d", "%d%m%y", "%m%d%y")
-#: How long before its newest file was written a name may have been chosen: at the job's start, or for the day before.
+#: How long before the newest file was written the name may have been chosen: at the job's start, or for the day before.
 _EARLIER = (dt.timedelta(0), dt.timedelta(hours=6), dt.timedelta(days=1))
 
 #: Number of distinct members whose times must agree with their numbers before the numbers decide: two directories that
@@ -146,7 +146,7 @@ def numbers_follow_time(members: Sequence[tuple[tuple[int, ...], int]], *, new: 
 
 
 def _follows_calendar(members: Sequence[tuple[tuple[int, ...], int]]) -> bool:
-    """Return whether each member is named by a day, month, hour or week in which it was written.
+    """Return whether each member is named after the day, month, hour or week in which it was written.
 
     A series whose first member is number 0 or 1 is a counter: a series by week or month rarely begins with the first.
     """
@@ -180,7 +180,7 @@ def _matches(numbers: tuple[int, ...], text: str) -> bool:
 
 
 def _longest_increasing(times: Sequence[int]) -> int:
-    """Return the length of the longest subsequence that does not decrease."""
+    """Return the length of the longest non-decreasing subsequence."""
     ends: list[int] = []  # for each length, the smallest last time of a subsequence of that length
     for time in times:
         place = bisect_right(ends, time)

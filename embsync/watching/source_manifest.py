@@ -23,7 +23,7 @@ _PIECE = 1024**2
 
 
 class ListedFile(msgspec.Struct, frozen=True):
-    """One file."""
+    """One file in the list."""
 
     path: str
     bytes: Annotated[int, msgspec.Meta(ge=0)]
@@ -37,7 +37,7 @@ class FileList(msgspec.Struct, frozen=True):
 
 
 class InvalidFileList(SnapshotError):
-    """The file is not such a manifest, or only half written."""
+    """The file is not a list of files, or is only partly written."""
 
 
 class FileListMismatch(SnapshotIncomplete):
@@ -50,9 +50,9 @@ def read_list(root: Place) -> FileList:
     Raises
     ------
     InvalidFileList
-        It is not a manifest of this form.
+        The file is not a manifest of this form.
     SnapshotError
-        It names a file twice or outside the snapshot.
+        The manifest names a file twice or outside the snapshot.
     """
     place = root.child(NAME)
     with place.open() as file:
@@ -116,7 +116,7 @@ def verify_listed_files(path: str | Path, progress: Callable[[float], None]) -> 
     ----------
     path : str or Path
     progress : callable
-        Called often with the share of bytes read.
+        Called repeatedly with the fraction of bytes read, above 0 and at most 1.
 
     Raises
     ------

@@ -22,8 +22,8 @@ _Fields = tuple[int, int, int]
 
 #: A directory that changed this recently may change again within one tick of its file system's clock (2 s on FAT).
 _CLOCK_TICK_NS = 3 * 10**9
-#: For a child with more entries than this, only a digest is kept: it takes no memory, but comparing it means walking
-#: the entire child.
+#: For a child with more entries than this, only a digest is kept: it saves memory, but comparing it means walking the
+#: entire child.
 _MOST_REMEMBERED = 2_000
 _DIGEST_BYTES = 16
 

@@ -1,4 +1,4 @@
-"""The ten best raw items are proved from a scan of the stable ones, whatever the numbers are."""
+"""The ten best raw items are derived from a scan of the stable ones with a bound, for any values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORLDS = ("plain", "ties", "near ties", "long", "short", "spread", "zero rows", 
 
 @dataclass(frozen=True)
 class World:
-    """Raw items and users, of which all are sampled, and their alignment."""
+    """Raw items and users, all of them sampled, and their alignment."""
 
     items: Array
     users: Array
@@ -32,7 +32,7 @@ class World:
 
     @property
     def stable(self) -> tuple[Array, Array]:
-        """Items and users as they are written."""
+        """Items and users as they are written, in float32."""
         sides = (self.items, self.found.items), (self.users, self.found.queries)
         items, users = (written_block(rows, side.map, side.scale)[0] for rows, side in sides)
         return items, users
@@ -55,14 +55,14 @@ def _world(kind: str, seed: int, *, width: int = 6, dimension: int = 6, standard
     elif kind == "unbalanced":
         turn = random.standard_normal((width, width)) * 10.0 ** random.uniform(-3, 3, width)
         items, users = items @ turn, users @ np.linalg.inv(turn).T
-    elif kind == "cancelling":  # one common part, a million times as long as what the scores are made of
+    elif kind == "cancelling":  # one common part, a million times as long as the rest
         items[:, 0] += 1e6
         users[:, 0], standardized = 0.0, False
     items, users = items.astype(np.float32), users.astype(np.float32)
     sampled = np.arange(len(users))
     sides = Sides(SideInput(ArrayRows(items)), SideInput(ArrayRows(users), sampled=sampled))
     found = fit(sides, dimension=dimension, standardized=standardized)
-    if kind == "cancelling":  # in the space too, whose axes are otherwise along the common part and across it
+    if kind == "cancelling":  # also in the space, whose axes otherwise separate the common part
         turn = np.linalg.qr(random.standard_normal((dimension, dimension)))[0]
         found = replace(
             found, **{side: replace(getattr(found, side), map=getattr(found, side).map @ turn) for side in NAMES}
@@ -78,13 +78,13 @@ def _exact(queries: Array, rows: Array) -> Array:
 @settings(law, max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_no_score_changes_by_more_than_the_bound(kind: str, seed: int) -> None:
-    """For every pair, the float32 product of the written rows against the exact one of the raw rows."""
+    """For every pair, the float32 product of the written rows is within the bound of the exact raw score."""
     world = _world(kind, seed)
     items, users = world.stable
     bound = ScoreBound.of(world.users, world.found)
     lengths = (np.linalg.norm(side.astype(np.longdouble), axis=1) for side in (users, items))
     allowed = bound.relative * np.outer(*lengths) + bound.absolute[:, None]
-    # A power of two, as in the scan: float32 has no room for the square of what is long.
+    # A power of two, as in the scan: float32 overflows on the square of a long vector.
     changed = np.abs(np.asarray(users @ items.T, np.longdouble) - _exact(world.users, world.items))
     assert (changed <= allowed).all()
 
@@ -93,7 +93,7 @@ def test_no_score_changes_by_more_than_the_bound(kind: str, seed: int) -> None:
 @settings(law, max_examples=10)
 @given(step=st.sampled_from((7, 30, 90)), seed=st.integers(0, 2**32 - 1))
 def test_the_raw_top_10_equals_that_of_all_pairs(kind: str, step: int, seed: int) -> None:
-    """In blocks of any size and order: the exact scores of the ten best, of every user."""
+    """With blocks of any size and order, the exact scores of every user's ten best are found."""
     world = _world(kind, seed)
     items, users = world.stable
     best = CertifiedTopK(users, world.users, ScoreBound.of(world.users, world.found), 10)
@@ -109,7 +109,7 @@ def test_the_raw_top_10_equals_that_of_all_pairs(kind: str, step: int, seed: int
 
 
 def test_no_raw_neighbour_is_lost_between_threads() -> None:
-    """Floors and lengths that other threads raise meanwhile exclude nothing."""
+    """Floors and lengths that other threads raise concurrently exclude no neighbour."""
     random = np.random.default_rng(5)
     items, users = (random.standard_normal((rows, 16)).astype(np.float32) for rows in (9_000, 60))
     sides = Sides(SideInput(ArrayRows(items)), SideInput(ArrayRows(users), sampled=np.arange(60)))
@@ -126,7 +126,7 @@ def test_no_raw_neighbour_is_lost_between_threads() -> None:
 
 @pytest.mark.parametrize("fault", ["a changed row", "exchanged rows"])
 def test_a_changed_score_is_detected(fault: str) -> None:
-    """Rows that are not what the map makes of the raw ones: the users that find them do not agree."""
+    """Users whose neighbours include a row that the map does not give do not agree."""
     world = _world("plain", 3)
     items, users = world.stable
     items = items.copy()
@@ -145,7 +145,7 @@ def test_a_changed_score_is_detected(fault: str) -> None:
     [(6, "inner_product", 1.0), (6, "l2", 1.0), (6, "cosine", 1.0), (3, "inner_product", 0.0)],
 )
 def test_raw_neighbours_are_exact_with_or_without_the_bound(dimension: int, metric: Metric, agrees: float) -> None:
-    """In a narrower space or by another metric nothing is proved: the raw rows are scanned, with the same answers."""
+    """In a narrower space or with another metric there is no bound; scanning the raw rows gives the same answers."""
     world = _world("plain", 8, dimension=dimension, standardized=metric == "inner_product")
     items, users = world.stable
     others = np.random.default_rng(1).standard_normal((7, 6))
@@ -161,7 +161,7 @@ def test_raw_neighbours_are_exact_with_or_without_the_bound(dimension: int, metr
 
 
 def test_the_bound_is_not_used_where_it_could_overflow() -> None:
-    """Rows near the end of float32: no bound, and the raw rows are scanned."""
+    """For rows near the largest float32 there is no bound, and the raw rows are scanned."""
     world = _world("plain", 2)
     sides = Sides(
         SideInput(ArrayRows(world.items * np.float32(1e37))),

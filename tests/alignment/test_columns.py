@@ -1,4 +1,4 @@
-"""Raw columns against the anchors: what a damaged column shows, and what a healthy one does not."""
+"""Raw columns compared with the anchors: figures of damaged and of healthy columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS, WIDTH = 600, 8
 
 
 def _model(width: int = WIDTH) -> Float64:
-    """Rows with a common part, as item2vec's."""
+    """Rows with a common part, as those of item2vec."""
     return np.random.default_rng(1).standard_normal((ROWS, width)) + np.linspace(3, 0, width)
 
 
@@ -37,7 +37,7 @@ def _columns(rows: Float64, anchors: Float64, users: Float64 | None = None, dime
 
 
 def _noisy(rows: Float64) -> Float64:
-    """Tonight's rows in axes of their own."""
+    """Tonight's rows in other axes."""
     return (rows + 0.3 * np.random.default_rng(3).standard_normal(rows.shape)) @ rotation(rows.shape[1], 5)
 
 
@@ -48,7 +48,7 @@ def _with(rows: Float64, change: Callable[[Float64], Float64], column: int = 2) 
 
 
 def test_healthy_columns_are_explained() -> None:
-    """Most of each column's variance, and all on one scale."""
+    """Most of the variance of each column is explained, and all columns have the same scale."""
     found = _columns(_noisy(_model()), _model())
     assert found.fit(None) == pytest.approx(1 / (1 + 0.3**2), abs=0.05)
     assert found.scale == pytest.approx(1.0, abs=0.1)
@@ -66,12 +66,12 @@ def test_healthy_columns_are_explained() -> None:
     ids=["reversed", "one row off", "shuffled", "noise", "repeated block"],
 )
 def test_a_column_of_other_ids_is_not_explained(change: Callable[[Float64], Float64]) -> None:
-    """Also where a common part would make every cosine high."""
+    """A column of other ids is not explained, even if a common part makes every cosine high."""
     assert abs(_columns(_with(_noisy(_model()), change), _model()).fit(None)) < 0.04
 
 
 def test_the_expected_fit_of_random_columns_is_zero_at_any_number_of_rows() -> None:
-    """Unadjusted, 8 axes would explain a quarter of the variance of 32 rows."""
+    """Without the adjustment, 8 axes would explain a quarter of the variance of 32 rows."""
     random = np.random.default_rng(6)
     found = []
     for _ in range(40):
@@ -85,21 +85,21 @@ def test_the_expected_fit_of_random_columns_is_zero_at_any_number_of_rows() -> N
 
 @pytest.mark.parametrize("by", [10.0, -10.0, 3.0])
 def test_a_column_of_a_different_scale_is_detected(by: float) -> None:
-    """By its factor against the median column."""
+    """The scale is the column's factor relative to the median column."""
     assert _columns(_with(_noisy(_model()), lambda column: by * column), _model()).scale == pytest.approx(
         abs(by), rel=0.2
     )
 
 
 def test_the_scale_of_a_noise_column_is_not_judged() -> None:
-    """It is drawn independently each night, so that the anchors, averages over nights, contain little of it."""
+    """Noise is drawn independently each night, so the anchors, averages over nights, contain little of it."""
     faint = _with(_model(), lambda column: 0.05 * column)
     noise = np.random.default_rng(7).standard_normal(ROWS)
     assert _columns(_with(_noisy(_model()), lambda _: noise), faint).scale < 1.5
 
 
 def test_a_constant_or_weightless_column_is_not_judged() -> None:
-    """A bias column of ones has nothing to explain, and noise that changes no ranking may be there every night."""
+    """A column of ones has no variance to explain, and noise that changes no ranking may occur every night."""
     rows = _noisy(_model())
     healthy = _columns(rows, _model()).fit(None)
     for change in (np.ones_like, lambda column: 1e-3 * np.flip(column)):
@@ -108,14 +108,14 @@ def test_a_constant_or_weightless_column_is_not_judged() -> None:
 
 @pytest.mark.parametrize("constant", [0.1, 3.3])
 def test_a_constant_model_has_no_column_figures(constant: float) -> None:
-    """What its sums leave of its variance is rounding, and no column beside it shows how small that is."""
+    """The variance left is only rounding, and no other column shows how small it is."""
     rows = np.full((ROWS, 1), constant)
     found = _columns(rows, np.random.default_rng(1).standard_normal((ROWS, 1)), dimension=1)
     assert np.isnan([found.fit(None), found.scale]).all()
 
 
 def test_new_columns_of_a_wider_model_are_not_judged() -> None:
-    """As many of the worst as there are new directions; a column more is not."""
+    """As many of the worst columns are skipped as there are new directions, and no more."""
     old = np.pad(_model(6), ((0, 0), (0, 2)))
     grown = np.hstack(
         [
@@ -132,7 +132,7 @@ def _agreement(*explained: float) -> ColumnAgreement:
 
 
 def test_a_column_that_neither_side_explains_is_only_counted() -> None:
-    """Noise on both sides, or noise against a constant, is so every night; noise against a sound column is damage."""
+    """Noise on both sides, or noise and a constant, occurs every night; noise and an intact column is damage."""
     noise, constant = 0.01, np.nan
     own = _agreement(0.8, noise, noise, 0.7, noise)
     assert own.fit(_agreement(0.8, noise, constant, 0.7, constant)) == 0.7
@@ -142,7 +142,7 @@ def test_a_column_that_neither_side_explains_is_only_counted() -> None:
 
 
 def test_every_column_is_judged_if_the_other_side_is_uninformative() -> None:
-    """No other side, or one of which nothing fits."""
+    """All columns are judged if there is no other side, or if nothing of it fits."""
     own = _agreement(0.8, 0.01)
     assert own.fit(None) == own.fit(_agreement(0.0, np.nan)) == 0.01
     assert np.isnan(_agreement(np.nan).fit(None))

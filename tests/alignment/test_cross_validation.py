@@ -1,4 +1,4 @@
-"""Judged rows: their sums by fold, their cosines out of sample, and how many folds there are."""
+"""Judged rows: their sums by fold, their cosines out of sample, and the number of folds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _judged() -> JudgedRows:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("count", [1, 2, 5, 10])
 def test_sums_equal_the_dense_products_of_each_fold(count: int, threads: int) -> None:
-    """Whatever the number of folds and workers, and with more rows in a fold than are summed together."""
+    """The sums are equal for any number of folds and workers, and for folds longer than one summed chunk."""
     judged = _judged()
     sums = sum_judged(judged, judged.sort_by_fold(count), threads)
     rows, anchors = judged.rows.astype(np.float64), judged.anchors.astype(np.float64)
@@ -40,7 +40,7 @@ def test_sums_equal_the_dense_products_of_each_fold(count: int, threads: int) ->
 
 @pytest.mark.parametrize("count", [1, 10])
 def test_each_row_is_mapped_by_a_fit_without_its_fold(count: int) -> None:
-    """Each fold has a map of its own; a mismatched anchor is half the rows away in the order of ids."""
+    """Each fold has its own map; a mismatched anchor is half of the rows away in the order of ids."""
     judged = _judged()
     maps = np.random.default_rng(1).standard_normal((count, E, K))
     fit = out_of_sample_fit(judged, judged.sort_by_fold(count), np.eye(E), [*maps])
@@ -61,7 +61,7 @@ def test_each_row_is_mapped_by_a_fit_without_its_fold(count: int) -> None:
 
 
 def test_the_mean_shift_is_relative_to_the_row_norms() -> None:
-    """Rows twice as long have the same mean as their anchors; a constant of one length added moves it."""
+    """Doubled rows have the same mean as their anchors; adding a constant moves it."""
     random = np.random.default_rng(2)
     rows = random.standard_normal((N, K)).astype(np.float32) + np.float32(0.5)
 
@@ -78,7 +78,7 @@ def test_the_mean_shift_is_relative_to_the_row_norms() -> None:
 
 
 def test_zero_rows_have_no_cosine() -> None:
-    """They are left out of every figure; if all are zero there is none."""
+    """They are left out of every figure; if all rows are zero, there is no figure."""
     judged = _judged()
     maps = np.ones((1, E, K))
     judged.rows[:100] = 0
@@ -93,5 +93,5 @@ def test_zero_rows_have_no_cosine() -> None:
     [(0, 0, 1), (300, 300, 10), (8000, 8000, 10), (8000, 20_000, 5), (8000, 45_000, 2), (8000, 80_000, 1)],
 )
 def test_no_fold_has_more_than_a_tenth_of_the_rows(judged: int, paired: int, folds: int) -> None:
-    """And there are no more folds than that takes."""
+    """The number of folds is the smallest for which this holds."""
     assert fold_count(judged, paired) == folds

@@ -1,4 +1,4 @@
-"""Drift from the parent's rows."""
+"""Drift from the parent version's rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Slow(np.ndarray):
 
 
 def test_blocks_may_be_observed_by_several_threads_in_any_order() -> None:
-    """The figures are those of all rows: medians of norms, the longest row, outliers, cosines."""
+    """Medians of norms, the longest row, outliers and cosines are those of all rows."""
     rng = np.random.default_rng(0)
     old = rng.standard_normal((20_000, 8)).astype(np.float32)
     new = (old * rng.lognormal(0, 0.6, (len(old), 1)) + 0.1 * rng.standard_normal(old.shape)).astype(np.float32)

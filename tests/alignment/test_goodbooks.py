@@ -1,4 +1,4 @@
-"""On the real retrainings the figures are those of an independent implementation of the published recipe."""
+"""On real retrainings the figures are those of an independent implementation of the published method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embsync.similarity import RunningTopK, overlap
 
 pytestmark = needs_goodbooks
 
-#: The README's rolling table: items' and users' cosine, displacement of both, after; overlap of the model, stale user.
+#: Rolling table of the README: item and user cosine, displacement of both, after; overlap of the model, stale user.
 ROLLING = {
     2: (0.8631, 0.8831, 0.4827, 0.4810, 0.7249, 0.7151),
     3: (0.8590, 0.8896, 0.4891, 0.4655, 0.7224, 0.7173),
@@ -40,7 +40,7 @@ def _rolling(*, standardize: bool = True) -> list[tuple[Night, Stabilized]]:
             standardize=standardize,
         )
         found.append((made, result))
-        # The README rolls over ids of both days alone: anchors of absent ids do not wait for their return.
+        # The README uses only ids of both days: it keeps no anchors of absent ids.
         present = [np.isin(side.ids, ids) for side, ids in ((result.anchors.items, made.item_ids),)]
         assert present[0].sum() == len(made.item_ids)
         anchors = result.anchors
@@ -56,7 +56,7 @@ def _movement(before_ids: Array, before: Array, ids: Array, after: Array) -> tup
 
 @pytest.mark.parametrize("number", sorted(ROLLING))
 def test_rolling_alignment_agrees_with_the_reference(number: int) -> None:
-    """Cosines and displacements of both sides within 0.002 of the README's table."""
+    """Cosines and displacements of both sides are within 0.002 of the README's table."""
     (one, before), (two, after) = _rolling()[number - 2 : number]
     assert one.user_ids is not None
     assert two.user_ids is not None
@@ -68,7 +68,7 @@ def test_rolling_alignment_agrees_with_the_reference(number: int) -> None:
 
 @pytest.mark.parametrize("number", sorted(ROLLING))
 def test_overlaps_agree_with_the_reference(number: int) -> None:
-    """Top 10 of the lowest 1,000 common users: the model's change and the stale user, within 0.015."""
+    """The top 10 overlap of the lowest 1,000 common users is within 0.015, for the model and for stale users."""
     (one, before), (two, after) = _rolling()[number - 2 : number]
     _, old, new = np.intersect1d(one.user_ids, two.user_ids, return_indices=True)
 
@@ -84,7 +84,7 @@ def test_overlaps_agree_with_the_reference(number: int) -> None:
 
 
 def test_every_day_is_certified() -> None:
-    """Score error below 1e-6, every top 10 kept, maps exact, sides in agreement."""
+    """The score error is below 1e-6, every top 10 is kept, the maps are exact, and the sides agree."""
     for made, result in _rolling():
         certificate = result.preservation
         assert certificate.score_error < 1e-6
@@ -100,19 +100,19 @@ def test_every_day_is_certified() -> None:
 
 
 def test_the_out_of_sample_cosine_is_close_to_the_drift() -> None:
-    """On thousands of anchors the honest figure loses nothing: within 0.01 of the in-sample cosine."""
+    """On thousands of anchors the out-of-sample cosine is within 0.01 of the in-sample cosine."""
     found = _rolling()[1][1]
     assert found.fit_items is not None
     assert found.fit_users is not None
     assert found.fit_items.cosine == pytest.approx(ROLLING[2][0], abs=0.01)
     assert found.fit_users.cosine == pytest.approx(ROLLING[2][1], abs=0.01)
-    # Rows paired wrongly after the fit stay below the 0.09 that a fit to wrong pairs reaches.
+    # Rows paired wrongly after the fit stay below the 0.09 that a fit to wrong pairs gives.
     assert found.fit_items.cosine_mismatched is not None
     assert abs(found.fit_items.cosine_mismatched) < 0.09
 
 
 def test_without_standardizing_it_agrees_with_the_other_reference() -> None:
-    """The README's line for the recipe without the SVD step."""
+    """The figures are those of the README's line without the SVD step."""
     (one, before), (two, after) = _rolling(standardize=False)[:2]
     items = _movement(one.item_ids, before.items, two.item_ids, after.items)
     users = _movement(one.user_ids, before.users, two.user_ids, after.users)

@@ -1,4 +1,4 @@
-"""The first pass: sums in blocks, errors about bad values, and factors of ill-conditioned sides."""
+"""The first pass: sums over blocks, errors for invalid values, and factors of ill-conditioned sides."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _rows(seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_sums_over_blocks_equal_the_dense_products(threads: int) -> None:
-    """Gram and cross-Gram matrices, whatever the number of workers."""
+    """Gram and cross-Gram matrices are the same for any number of workers."""
     raw = _rows()
     random = np.random.default_rng(1)
     anchors = random.standard_normal((500, 5)).astype(np.float32)
@@ -55,7 +55,7 @@ def test_sums_over_blocks_equal_the_dense_products(threads: int) -> None:
 
 
 def test_a_large_side_is_judged_by_a_sample_and_fitted_completely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the anchors that are there, those with the lowest hashes are judged, however many are absent."""
+    """The judged rows are those with an anchor and the lowest hashes, however many anchors are absent."""
     monkeypatch.setattr(gram, "JUDGED", 1000)
     monkeypatch.setattr(gram, "JUDGED_A_DIMENSION", 1)
     raw, random = _rows(), np.random.default_rng(1)
@@ -78,14 +78,14 @@ def test_a_large_side_is_judged_by_a_sample_and_fitted_completely(monkeypatch: p
 
 
 def test_sampled_rows_are_kept_from_every_block() -> None:
-    """The rows asked for come back as they are, in order."""
+    """The requested rows are returned unchanged and in order."""
     raw = _rows()
     wanted = np.array([0, 5, block_rows(WIDTH) - 1, block_rows(WIDTH), ROWS - 1])
     np.testing.assert_array_equal(sum_side(ArrayRows(raw), sampled=wanted).sample, raw[wanted])
 
 
 def test_zero_rows_are_counted() -> None:
-    """All-zero rows are legal, and counted in every block; a row with one number is not zero."""
+    """All-zero rows are valid and counted in every block; a row with a single non-zero value is not zero."""
     raw = _rows()
     raw[[0, 7, ROWS - 1]] = 0.0
     raw[7, 3] = 1e-30
@@ -95,7 +95,7 @@ def test_zero_rows_are_counted() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, 17, ROWS - 1])
 def test_a_non_finite_value_is_reported_with_its_row(value: float, row: int) -> None:
-    """The error names the rows, counted over the entire side and not within a block."""
+    """The error names rows by their number in the entire side, not in a block."""
     raw = _rows()
     raw[row, 3] = value
     with pytest.raises(SnapshotError, match=rf"users\.npy: NaN or infinity; found in row {row} \(counted"):
@@ -103,7 +103,7 @@ def test_a_non_finite_value_is_reported_with_its_row(value: float, row: int) -> 
 
 
 def test_only_the_first_of_many_bad_rows_are_listed() -> None:
-    """Five rows are enough to find the fault."""
+    """The message names five rows at most."""
     raw = _rows()
     raw[20:40, 1] = np.nan
     with pytest.raises(SnapshotError, match="found in row 20, 21, 22, 23, 24 and more"):
@@ -111,7 +111,7 @@ def test_only_the_first_of_many_bad_rows_are_listed() -> None:
 
 
 def test_values_whose_squares_are_not_finite_are_refused() -> None:
-    """Finite, but too large to be summed: an error of the snapshot and no warning."""
+    """Finite values too large to be summed are an error of the snapshot, without a warning."""
     raw = np.ones((300, 4))
     raw[250, 2] = 1e200
     with pytest.raises(SnapshotError, match=r"values too large; found up to 1e\+200 in rows 0 to 299"):
@@ -120,7 +120,7 @@ def test_values_whose_squares_are_not_finite_are_refused() -> None:
 
 @pytest.mark.parametrize("condition", [1e2, 1e5, 1e7, 1e9, 1e12])
 def test_the_factor_is_accurate_at_any_condition_number(condition: float) -> None:
-    """R^T R = T^T T with the smallest direction right, where the Gram matrix alone would lose it."""
+    """R^T R = T^T T including the smallest direction, which the Gram matrix alone would lose."""
     width = 6
     random = np.random.default_rng(8)
     left = np.linalg.qr(random.standard_normal((400, width)))[0]
@@ -135,7 +135,7 @@ def test_the_factor_is_accurate_at_any_condition_number(condition: float) -> Non
 
 
 def test_rank_deficient_and_short_sides_are_factored() -> None:
-    """Exact rank deficiency and fewer rows than columns, over several blocks: QR still gives R^T R = T^T T."""
+    """With exact rank deficiency, or fewer rows than columns, in several blocks, QR still gives R^T R = T^T T."""
     random = np.random.default_rng(9)
     short = random.standard_normal((3, 5))
     twice = np.repeat(random.standard_normal((70_000, 2)), 2, axis=1)
@@ -148,7 +148,7 @@ def test_rank_deficient_and_short_sides_are_factored() -> None:
 
 @pytest.mark.parametrize("condition", [1e5, 1e6])
 def test_scores_of_ill_conditioned_sides_are_preserved(condition: float) -> None:
-    """An uneven model (one side stretched, the other squeezed) keeps its scores and its maps invert."""
+    """An uneven model (one side stretched, the other squeezed) keeps its scores, and its maps can be inverted."""
     width = 6
     random = np.random.default_rng(10)
     stretch = np.geomspace(1, condition, width)
@@ -168,12 +168,12 @@ def test_scores_of_ill_conditioned_sides_are_preserved(condition: float) -> None
     ("width", "rows"), [(1, 2**18), (128, 2048), (512, 1024), (768, 1365), (1024, 1024), (2**20, 64)]
 )
 def test_blocks_of_wide_rows_are_larger(width: int, rows: int) -> None:
-    """At least twice as many rows as values while a block has at most 2^20 numbers, and never fewer than 64 rows."""
+    """A block has at least twice as many rows as values per row up to 2^20 values, and never fewer than 64 rows."""
     assert block_rows(width) == rows
 
 
 def test_workers_stop_after_the_first_error() -> None:
-    """An error in one block comes back as it is, and no later result with it."""
+    """An error in one block is raised unchanged, and no later result is returned."""
 
     def work(start: int, block: np.ndarray) -> int:
         if start:
@@ -188,7 +188,7 @@ def test_workers_stop_after_the_first_error() -> None:
 
 @pytest.mark.parametrize(("rows", "threads"), [(ROWS, 1), (block_rows(WIDTH), 4)])
 def test_no_thread_is_started_for_one_worker_or_one_block(rows: int, threads: int) -> None:
-    """The caller's thread does the work; with more of both, others do."""
+    """The calling thread does the work; with several workers and blocks, others do."""
     raw = ArrayRows(_rows()[:rows])
     assert {thread for _, thread in map_blocks(lambda *_: threading.get_ident(), raw, threads)} == {
         threading.get_ident()
@@ -198,7 +198,7 @@ def test_no_thread_is_started_for_one_worker_or_one_block(rows: int, threads: in
 
 
 def test_there_are_as_many_workers_as_available_cores() -> None:
-    """Where the configuration does not say how many."""
+    """It is the default if the configuration has no number of workers."""
     allowed = os.sched_getaffinity(0)
     assert worker_count(0) == len(allowed)
     try:
@@ -209,7 +209,7 @@ def test_there_are_as_many_workers_as_available_cores() -> None:
 
 
 def test_at_most_two_blocks_per_worker_are_in_memory() -> None:
-    """However slow the first one is: rows are not read far ahead of it."""
+    """However slow the first block is, rows are not read far ahead of it."""
     read, first = [], threading.Event()
 
     class Counted(ArrayRows):
@@ -238,14 +238,14 @@ def test_at_most_two_blocks_per_worker_are_in_memory() -> None:
 
 @pytest.mark.parametrize(("bound", "size"), [(2**31 - 1, 4), (2**31, 8), (2**32, 8)])
 def test_row_numbers_have_the_smallest_sufficient_type(bound: int, size: int) -> None:
-    """None wraps around, and none takes twice the memory it needs."""
+    """No type overflows, and none takes twice the memory needed."""
     found = row_numbers(np.array([-1, bound - 1]), bound)
     assert found.tolist() == [-1, bound - 1]
     assert found.itemsize == size
 
 
 def test_thread_limits_apply_to_libraries_loaded_later() -> None:
-    """Limits hold for what was loaded when they are set, not for what was when the first were."""
+    """The limits apply to the libraries loaded when they are set, not only to those loaded at the first call."""
     code = """if True:
         import embsync.rows
         with embsync.rows.library_threads(1):
@@ -264,7 +264,7 @@ def test_thread_limits_apply_to_libraries_loaded_later() -> None:
 @law
 @given(st.lists(st.integers(0, 30), max_size=12))
 def test_a_slice_refers_to_the_same_rows(rows: list[int]) -> None:
-    """Consecutive rows become a slice, any others stay: the same rows either way."""
+    """Consecutive rows become a slice, other rows stay an array; both select the same rows."""
     data = np.arange(31) * 10
     numbers = np.array(rows, np.int64)
     np.testing.assert_array_equal(data[as_slice(numbers)], data[numbers])

@@ -1,4 +1,4 @@
-"""Laws of the method that hold for every snapshot, judged by dense float64 arithmetic."""
+"""Properties of the method that hold for every snapshot, checked with dense float64 arithmetic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOAT32 = 2e-6
 @law
 @given(pairs())
 def test_no_score_changes(pair: Pair) -> None:
-    """Scores of a new space equal the raw ones: whatever the rank, the number of rows, the number type."""
+    """The scores of a new space equal the raw ones for any rank, number of rows and number type."""
     found = embsync.stabilize(pair.items, pair.users)
     assert found.users is not None
     assert found.items.dtype == found.users.dtype == np.float32
@@ -30,7 +30,7 @@ def test_no_score_changes(pair: Pair) -> None:
 @law
 @given(pairs(), st.integers(0, 2**32 - 1), st.sampled_from((0, 1, 3)))
 def test_no_score_changes_when_aligned_to_anchors(pair: Pair, seed: int, wider: int) -> None:
-    """Alignment to unrelated anchors, in a space as wide or wider, changes no score either."""
+    """Alignment to unrelated anchors, in a space as wide or wider, changes no score."""
     random = np.random.default_rng(seed)
     k = pair.width + wider
     before = embsync.stabilize(random.standard_normal((50, k)), random.standard_normal((40, k)))
@@ -43,7 +43,7 @@ def test_no_score_changes_when_aligned_to_anchors(pair: Pair, seed: int, wider: 
 @law
 @given(pairs(dtypes=("<f8",)))
 def test_maps_change_scores_only_by_rounding(pair: Pair) -> None:
-    """(T A_T)(W A_W)^T = T W^T in float64, before anything is rounded to float32."""
+    """(T A_T)(W A_W)^T = T W^T in float64, before rounding to float32."""
     maps = embsync.stabilize(pair.items, pair.users).transform
     assert score_error((pair.items @ maps.items, pair.users @ maps.side("users")), (pair.items, pair.users)) < 1e-7
 
@@ -54,7 +54,7 @@ def test_the_product_of_the_maps_is_a_projection_of_that_rank(pair: Pair) -> Non
     """A_W^T A_T = Q^T I_r Q: symmetric, idempotent, of trace r."""
     found = embsync.stabilize(pair.items, pair.users)
     product = found.transform.side("users").T @ found.transform.items
-    # A small singular value is known to eps times the largest, and its map grows with its inverse root.
+    # A small singular value is known to eps times the largest, and its map grows as its inverse square root.
     smallest = found.transform.singular_values[found.rank - 1] / found.transform.singular_values[0]
     tolerance = max(1e-11, 1e-14 / smallest)
     assert np.abs(product - product.T).max() < tolerance
@@ -79,7 +79,7 @@ def test_the_inverse_of_one_map_is_the_transpose_of_the_other(pair: Pair) -> Non
 @law
 @given(pairs(full_rank=True), pairs(full_rank=True))
 def test_maps_of_two_versions_compose(first: Pair, second: Pair) -> None:
-    """A raw vector of one version, brought to another's raw basis, has the same stable vector there."""
+    """A raw vector mapped to the raw basis of another version has the same stable vector there."""
     assume(second.width <= first.width)
     one = embsync.stabilize(first.items, first.users)
     two = aligned(second.items, second.users, anchors=one.anchors)
@@ -92,7 +92,7 @@ def test_maps_of_two_versions_compose(first: Pair, second: Pair) -> None:
 
 
 def test_maps_of_spaces_of_different_width_do_not_compose() -> None:
-    """Composition across a widening asks for padding instead of guessing."""
+    """The error for versions across a widening asks for padding."""
     first, second = night(0), night(0)
     one = embsync.stabilize(*first.both, dimension=8)
     two = embsync.stabilize(*second.both, dimension=10)
@@ -104,7 +104,7 @@ def test_maps_of_spaces_of_different_width_do_not_compose() -> None:
 @law
 @given(pairs(full_rank=True), st.integers(0, 9))
 def test_a_rotation_of_the_axes_is_undone(pair: Pair, seed: int) -> None:
-    """The same model with turned or mirrored axes gets the same stable vectors."""
+    """A model with rotated or mirrored axes gets the same stable vectors."""
     turn = rotation(pair.width, seed)
     first = embsync.stabilize(pair.items, pair.users)
     second = aligned(pair.items @ turn, pair.users @ turn, anchors=first.anchors)
@@ -117,7 +117,7 @@ def test_a_rotation_of_the_axes_is_undone(pair: Pair, seed: int) -> None:
 @law
 @given(pairs(full_rank=True), st.floats(0.01, 100.0))
 def test_a_different_scale_of_the_two_sides_is_undone(pair: Pair, factor: float) -> None:
-    """Items times c and users over c have the same scores, and get the same stable vectors."""
+    """Items times c and users divided by c have the same scores, and get the same stable vectors."""
     first = embsync.stabilize(pair.items, pair.users)
     second = aligned(pair.items * factor, pair.users / factor, anchors=first.anchors)
     assert relative(second.items, first.items) < 1e-5
@@ -126,7 +126,7 @@ def test_a_different_scale_of_the_two_sides_is_undone(pair: Pair, factor: float)
 @law
 @given(pairs(full_rank=True), st.integers(0, 99))
 def test_any_score_preserving_change_of_basis_is_undone(pair: Pair, seed: int) -> None:
-    """Not rotations alone: T C and W C^-T carry the same scores, and so the same stable vectors."""
+    """T C and W C^-T have the same scores, and get the same stable vectors, also if C is not a rotation."""
     random = np.random.default_rng(seed)
     C = rotation(pair.width, seed) * np.exp(random.uniform(-1, 1, pair.width))
     first = embsync.stabilize(pair.items, pair.users)
@@ -139,7 +139,7 @@ def test_any_score_preserving_change_of_basis_is_undone(pair: Pair, seed: int) -
 @law
 @given(pairs(full_rank=True))
 def test_both_sides_get_the_same_energy(pair: Pair) -> None:
-    """The Gram matrices of both stable sides are diag(S) in a new space, S the singular values of T W^T."""
+    """In a new space, the Gram matrices of both stable sides are diag(S), with S the singular values of T W^T."""
     found = embsync.stabilize(pair.items, pair.users)
     S = np.linalg.svd(pair.scores, compute_uv=False)[: pair.width]
     np.testing.assert_allclose(found.transform.singular_values, S, rtol=1e-7)
@@ -151,7 +151,7 @@ def test_both_sides_get_the_same_energy(pair: Pair) -> None:
 @law
 @given(pairs(), st.booleans())
 def test_a_single_side_keeps_its_inner_products(pair: Pair, anchored: bool) -> None:
-    """Without users the map is orthonormal: item-item products, norms and distances stay."""
+    """Without users the map is orthonormal: item-item products, norms and distances are kept."""
     anchors = None
     if anchored:
         other = np.random.default_rng(pair.seed).standard_normal((60, pair.width + 1))
@@ -167,7 +167,7 @@ def test_a_single_side_keeps_its_inner_products(pair: Pair, anchored: bool) -> N
 @law
 @given(pairs(full_rank=True))
 def test_without_standardizing_both_sides_share_one_orthonormal_map(pair: Pair) -> None:
-    """``standardize=False`` keeps norms on both sides, so cosine and l2 neighbours stay as well."""
+    """``standardize=False`` keeps norms on both sides, and so the neighbours by cosine and l2."""
     found = embsync.stabilize(pair.items, pair.users, standardize=False)
     np.testing.assert_array_equal(found.transform.items, found.transform.side("users"))
     A = found.transform.items
@@ -179,7 +179,7 @@ def test_without_standardizing_both_sides_share_one_orthonormal_map(pair: Pair) 
 @law
 @given(pairs(full_rank=True), st.integers(1, 4))
 def test_a_wider_space_loses_nothing(pair: Pair, extra: int) -> None:
-    """E < k in a new space: the extra axes are zero, and nothing is lost."""
+    """With e < k in a new space, the extra axes are zero, and nothing is lost."""
     found = embsync.stabilize(pair.items, pair.users, dimension=pair.width + extra)
     assert not found.items[:, pair.width :].any()
     assert found.truncation_loss == 0.0
@@ -190,7 +190,7 @@ def test_a_wider_space_loses_nothing(pair: Pair, extra: int) -> None:
 @law
 @given(pairs(full_rank=True), st.integers(1, 6), st.booleans())
 def test_the_loss_of_a_narrower_space_is_known_exactly(pair: Pair, less: int, anchored: bool) -> None:
-    """E > k keeps the k leading directions, which is optimal, and the reported loss is the actual one."""
+    """With e > k the k leading directions are kept, which is optimal, and the reported loss is exact."""
     assume(less < pair.width)
     k = pair.width - less
     anchors = None
@@ -210,7 +210,7 @@ def test_the_loss_of_a_narrower_space_is_known_exactly(pair: Pair, less: int, an
 @law
 @given(pairs(full_rank=True), st.integers(1, 6), st.booleans())
 def test_the_loss_is_also_exact_without_standardizing(pair: Pair, less: int, two: bool) -> None:
-    """The orthonormal map to fewer axes reports its loss exactly, on one side and on two."""
+    """The reported loss of the orthonormal map to fewer axes is exact for one side and for two."""
     assume(less < pair.width)
     users = pair.users if two else None
     found = embsync.stabilize(pair.items, users, dimension=pair.width - less, standardize=False)
@@ -223,7 +223,7 @@ def test_the_loss_is_also_exact_without_standardizing(pair: Pair, less: int, two
 @law
 @given(pairs(full_rank=True))
 def test_directions_below_the_tolerance_do_not_count_as_loss(pair: Pair) -> None:
-    """A duplicated column needs no axis of its own: a space one narrower holds every score."""
+    """A duplicated column needs no axis of its own: a space narrower by one keeps every score."""
     T, W = (np.column_stack([side, side[:, 0]]) for side in (pair.items, pair.users))
     found = embsync.stabilize(T, W, dimension=pair.width)
     assert found.truncation_loss == 0.0
@@ -236,7 +236,7 @@ def test_directions_below_the_tolerance_do_not_count_as_loss(pair: Pair) -> None
 @law
 @given(pairs(full_rank=True), st.integers(0, 99))
 def test_the_row_order_only_affects_rounding(pair: Pair, seed: int) -> None:
-    """The same rows in another order get the same stable vectors to 1e-6, in a new space and an aligned one."""
+    """The same rows in another order get the same stable vectors within 1e-6, in a new space and an aligned one."""
     random = np.random.default_rng(seed)
     first, second = random.permutation(len(pair.items)), random.permutation(len(pair.users))
     plain = embsync.stabilize(pair.items, pair.users)
@@ -252,7 +252,7 @@ def test_the_row_order_only_affects_rounding(pair: Pair, seed: int) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_same_input_gives_the_same_bytes(threads: int) -> None:
-    """Neither repetition nor the number of workers changes a bit, with several blocks a side."""
+    """Neither repetition nor the number of workers changes a bit, with several blocks per side."""
     random = np.random.default_rng(11)
     T, W = (random.standard_normal((rows, 64)).astype(np.float32) for rows in (9000, 5000))
     first = embsync.stabilize(T, W, threads=2)
@@ -264,7 +264,7 @@ def test_the_same_input_gives_the_same_bytes(threads: int) -> None:
 @law
 @given(pairs(full_rank=True), st.integers(0, 99), st.integers(1, 3))
 def test_axes_without_anchors_keep_the_standardized_order_and_sign(pair: Pair, seed: int, extra: int) -> None:
-    """In a space wider than its anchors reach, new directions go to the new axes by falling energy, signs fixed."""
+    """If the space is wider than the anchors span, new directions fill the new axes by falling energy, signs fixed."""
     random = np.random.default_rng(seed)
     narrow = embsync.stabilize(pair.items, pair.users, dimension=pair.width + extra)
     wide_items = np.column_stack([pair.items, 0.3 * random.standard_normal((len(pair.items), extra))])
@@ -285,7 +285,7 @@ def test_axes_without_anchors_keep_the_standardized_order_and_sign(pair: Pair, s
 @law
 @given(pairs(full_rank=True))
 def test_the_first_version_does_not_depend_on_the_axes(pair: Pair) -> None:
-    """The sign rule of a new space leaves nothing to chance: a turned model starts the same space."""
+    """The sign rule makes a new space unique: a rotated model starts the same space."""
     S = np.linalg.svd(pair.scores, compute_uv=False)[: pair.width]
     assume((np.abs(np.diff(S)) > 0.02 * S[0]).all())
     first = embsync.stabilize(pair.items, pair.users)
@@ -302,7 +302,7 @@ def _shuffled(count: int, seed: int) -> tuple[Array, Array]:
 
 @pytest.mark.parametrize("count", [128, 256, 1024])
 def test_the_fit_is_not_optimistic_for_wrong_ids(count: int) -> None:
-    """With few anchors a rotation fits shuffled ids in sample; judged out of sample it does not."""
+    """With few anchors a rotation fits shuffled ids in sample, but not out of sample."""
     T, W = _shuffled(count, 1)
     first = embsync.stabilize(T, W)
     random = np.random.default_rng(2)

@@ -1,4 +1,4 @@
-"""Moments are those of all rows, in blocks of any order."""
+"""Moments are those of all rows, for blocks in any order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from embsync.alignment.moments import Moments
 
 
 def test_the_sum_does_not_depend_on_the_order_of_blocks() -> None:
-    """Mean and mean squared length of all rows, bit for bit whatever comes first."""
+    """Mean and mean squared length of all rows are the same bit for bit, whatever block comes first."""
     rows = np.random.default_rng(2).standard_normal((700, 5)).astype(np.float32) + 3
     made = []
     for starts in ([0, 200, 400, 600], [600, 0, 400, 200]):

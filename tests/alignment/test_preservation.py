@@ -20,7 +20,7 @@ from embsync.sides import Sides
 def certify(
     items: Array, users: Array | None, stable_items: Array, stable_users: Array | None, maps: Transform
 ) -> float:
-    """Return the certified score error of stable arrays against raw ones, rows in the same order."""
+    """Return the certified score error of stable arrays and raw ones, rows in the same order."""
     sides = Sides(ArrayRows(items), None if users is None else ArrayRows(users))
     return certified_score_error(sides.map(residual_of, Sides(stable_items, stable_users), maps), maps)
 
@@ -28,7 +28,7 @@ def certify(
 @law
 @given(pairs(), st.sampled_from((1e-3, 0.1, 1.0, 1e3)), st.booleans(), st.booleans())
 def test_the_error_equals_the_size_of_one_changed_value(pair: Pair, by: float, on_users: bool, one_sided: bool) -> None:
-    """One written value off by ``by``, on either side: the score error over all pairs, whatever the rank."""
+    """A change of one written value by ``by``, on either side, is the score error over all pairs, for any rank."""
     users = None if one_sided else pair.users
     found = embsync.stabilize(pair.items, users)
     items, other = found.items.copy(), None if found.users is None else found.users.copy()
@@ -38,14 +38,14 @@ def test_the_error_equals_the_size_of_one_changed_value(pair: Pair, by: float, o
     certified = certify(pair.items, users, items, other, found.transform)
     stable, raw = (items, items if other is None else other), (pair.items, pair.items if users is None else users)
     dense = score_error(stable, raw)
-    # Below 1e-7 the rounding of the maps themselves shows; a changed value of no weight is there.
+    # Below 1e-7 the rounding of the maps is visible; a changed value may have no effect.
     assert certified == pytest.approx(dense, rel=2e-3, abs=1e-7)
 
 
 @law
 @given(pairs(full_rank=True, dtypes=("<f8",)), st.floats(1e-9, 1e-2))
 def test_the_error_equals_the_size_of_noise_on_all_values(pair: Pair, size: float) -> None:
-    """Noise on all rows, down to the rounding of float32, is measured and not lost in cancellation."""
+    """Noise on all rows, as small as float32 rounding, is measured and not lost in cancellation."""
     found = embsync.stabilize(pair.items, pair.users)
     assert found.users is not None
     random = np.random.default_rng(pair.seed)
@@ -55,7 +55,7 @@ def test_the_error_equals_the_size_of_noise_on_all_values(pair: Pair, size: floa
 
 
 def test_unchanged_vectors_have_the_error_that_stabilize_reported() -> None:
-    """Measuring while writing and measuring afterwards are one figure."""
+    """Measuring while writing and measuring afterwards give the same figure."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
     again = certify(T, W, found.items, found.users, found.transform)
@@ -64,7 +64,7 @@ def test_unchanged_vectors_have_the_error_that_stabilize_reported() -> None:
 
 
 def test_the_rounding_error_equals_that_of_all_pairs() -> None:
-    """Even the honest 4e-8 of float32 rounding is exact, where subtracting two norms would give nothing."""
+    """Even the 4e-8 of float32 rounding is exact, where subtracting two norms would give nothing."""
     T, W = (side.astype(np.float64) for side in night(1).both)
     found = embsync.stabilize(T, W)
     assert found.users is not None
@@ -73,7 +73,7 @@ def test_the_rounding_error_equals_that_of_all_pairs() -> None:
 
 
 def test_a_row_with_the_wrong_id_is_detected() -> None:
-    """Two swapped rows are a change of scores like any other."""
+    """Two swapped rows are measured like any other change of scores."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
     assert found.users is not None
@@ -86,7 +86,7 @@ def test_a_row_with_the_wrong_id_is_detected() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_non_finite_values_give_an_infinite_error(value: float) -> None:
-    """A hole in the written vectors never passes for exact."""
+    """A non-finite value in the written vectors is never certified as exact."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
     broken = found.items.copy()
@@ -110,7 +110,7 @@ def test_several_blocks_give_the_same_certificate_as_one() -> None:
 @law
 @given(pairs(full_rank=True), st.floats(1e-8, 0.2))
 def test_the_map_error_detects_maps_that_are_not_inverse(pair: Pair, size: float) -> None:
-    """Maps whose product is off the projector by ``size`` in one direction say so."""
+    """The map error is ``size`` if the product of the maps differs from the projection by ``size`` in one direction."""
     maps = embsync.stabilize(pair.items, pair.users).transform
     stretched: Array = maps.items.copy()
     stretched[:, 0] *= 1.0 + size
@@ -120,7 +120,7 @@ def test_the_map_error_detects_maps_that_are_not_inverse(pair: Pair, size: float
 @law
 @given(pairs(full_rank=True, dtypes=("<f8",)), st.sampled_from((1e-18, 1e-12, 1e-6, 1e6, 1e10, 1e18)))
 def test_rounding_is_measured_at_every_scale(pair: Pair, scale: float) -> None:
-    """Residuals whose squares would vanish in float32, or overflow it, are as exact as those near 1."""
+    """Residuals whose squares would underflow or overflow in float32 are as exact as those near 1."""
     T, W = pair.items * scale, pair.users * scale
     found = embsync.stabilize(T, W)
     assert found.users is not None
@@ -134,7 +134,7 @@ def test_rounding_is_measured_at_every_scale(pair: Pair, scale: float) -> None:
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e30, np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_a_damaged_vector_gives_an_infinite_or_large_error(value: float, side: str) -> None:
-    """With any damaged value: one figure, no warning, and never one that looks small."""
+    """Any damaged value gives one figure that is not small, without a warning."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
     assert found.users is not None
@@ -148,7 +148,7 @@ def test_a_damaged_vector_gives_an_infinite_or_large_error(value: float, side: s
 @pytest.mark.parametrize("value", [1e300, -1e160, 3e38, np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_a_damaged_map_gives_an_infinite_or_large_error(value: float, side: str) -> None:
-    """As a damaged vector is."""
+    """A damaged value of a map has the same effect as one of a vector."""
     T, W = night(0).both
     found = embsync.stabilize(T, W)
     maps = {"items": found.transform.items.copy(), "users": found.transform.side("users").copy()}
@@ -162,7 +162,7 @@ def test_a_damaged_map_gives_an_infinite_or_large_error(value: float, side: str)
 
 @pytest.mark.parametrize("size", [1e-161, 1e-120, 1e120, 1e150])
 def test_residuals_are_scaled_so_that_float64_does_not_overflow(size: float) -> None:
-    """Squares of the scale neither overflow nor vanish, however small or large the rows."""
+    """Squares of the scale neither overflow nor underflow, for rows of any size."""
     gram, transform = np.eye(2) * size * size, np.eye(2)
     scale = residual_scale(gram, transform, 10)
     assert 0.0 < scale**2 < np.inf

@@ -1,4 +1,4 @@
-"""Orthogonal Procrustes on small matrices: optimal, reflections included, and defined where data say nothing."""
+"""Orthogonal Procrustes on small matrices: optimal, with reflections, and defined where data do not determine it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_rows_are_orthonormal_even_if_underdetermined(r: int, extra: int, rank: 
 @law
 @given(st.integers(1, 6), st.integers(0, 3), st.integers(0, 2**32 - 1))
 def test_no_other_rotation_fits_better(r: int, extra: int, seed: int) -> None:
-    """||A Q - B|| is least among random and among nearby rotations."""
+    """||A Q - B|| is the smallest among random and nearby rotations."""
     random = np.random.default_rng(seed)
     A, B = random.standard_normal((30, r)), random.standard_normal((30, r + extra))
     Q = align(A.T @ B, A.T @ A)
@@ -48,14 +48,14 @@ def test_no_other_rotation_fits_better(r: int, extra: int, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_known_rotation_or_reflection_is_recovered(seed: int) -> None:
-    """Exactly, with determinant +1 or -1."""
+    """The recovered matrix is exact, with determinant +1 or -1."""
     turn = rotation(5, seed)
     A = np.random.default_rng(seed).standard_normal((50, 5))
     np.testing.assert_allclose(align(A.T @ (A @ turn), A.T @ A), turn, atol=1e-12)
 
 
 def test_rows_with_large_weights_dominate() -> None:
-    """A cross-Gram matrix that weighs some rows more follows their rotation."""
+    """Rows with larger weights in the cross-Gram matrix determine the rotation."""
     random = np.random.default_rng(2)
     A = random.standard_normal((60, 4))
     mine, other = rotation(4, 1), rotation(4, 3)
@@ -66,7 +66,7 @@ def test_rows_with_large_weights_dominate() -> None:
 
 
 def test_axes_without_anchors_are_ordered_by_energy() -> None:
-    """Anchors on the first two of five axes: the rest go to the rest, strongest first, positive."""
+    """With anchors on the first two of five axes, the others are ordered by falling energy with positive signs."""
     cross = np.zeros((5, 5))
     cross[0, 0], cross[1, 1] = 3.0, 2.0
     energy = np.diag([9.0, 8.0, 1.0, 3.0, 2.0])
@@ -76,14 +76,14 @@ def test_axes_without_anchors_are_ordered_by_energy() -> None:
 
 
 def test_rounding_in_an_axis_does_not_determine_it() -> None:
-    """Float32 noise a millionth of the anchors' size has no influence on the rotation."""
+    """Float32 noise of a millionth of the anchors' size does not affect the rotation."""
     cross = np.diag([1.0, 1e-9])
     cross[1, 1] *= -1.0
     np.testing.assert_allclose(align(cross, np.eye(2)), np.eye(2), atol=1e-12)
 
 
 def test_the_first_rotation_makes_the_largest_entries_positive() -> None:
-    """A signed identity, zero-padded; a zero column keeps its sign."""
+    """The rotation is a signed identity, zero-padded; a zero column keeps its sign."""
     basis = np.array([[1.0, -5.0, 0.0], [-3.0, 2.0, 0.0]])
     expected = np.zeros((3, 4))
     expected[0, 0], expected[1, 1], expected[2, 2] = -1.0, -1.0, 1.0
@@ -92,7 +92,7 @@ def test_the_first_rotation_makes_the_largest_entries_positive() -> None:
 
 
 def test_the_disagreement_is_0_for_one_rotation_and_about_1_for_two() -> None:
-    """Sides of one run agree whatever their rotation; sides of two runs do not."""
+    """The sides of one run agree for any rotation; sides of two runs do not."""
     random = np.random.default_rng(5)
     size = 40
     energy = np.diag(np.linspace(3, 1, size))
@@ -105,7 +105,7 @@ def test_the_disagreement_is_0_for_one_rotation_and_about_1_for_two() -> None:
 
 
 def test_the_disagreement_covers_only_axes_with_anchors() -> None:
-    """Axes that one side's anchors leave open cannot disagree."""
+    """Axes without anchors on one side are not compared."""
     cross = np.diag([3.0, 2.0, 1.0])
     half = np.diag([3.0, 2.0, 0.0])
     assert disagreement(cross, half, np.eye(3)) == pytest.approx(0.0, abs=1e-12)
@@ -124,7 +124,7 @@ def test_the_disagreement_covers_only_axes_with_anchors() -> None:
     ids=["same", "twice as long", "flipped", "shrunk", "shrunk beside others that grew", "narrower"],
 )
 def test_axes_are_compared_one_by_one(factors: list[float], agreement: float, scale: float) -> None:
-    """The worst counts, against the median; an axis that a narrower model has no more is no damage to its scale."""
+    """The worst axis counts, relative to the median; an axis missing in a narrower model does not affect the scale."""
     turn = rotation(5, 8)
     columns = np.linalg.qr(np.random.default_rng(7).standard_normal((400, 5)))[0]
     anchors = columns * [3.0, 2.0, 1.0, 0.5, 0.0] @ turn
@@ -136,7 +136,7 @@ def test_axes_are_compared_one_by_one(factors: list[float], agreement: float, sc
 
 @pytest.mark.parametrize(("weakest", "axes"), [(1.0, 6), (1e-3, 6), (3e-6, 6), (1e-7, 5), (0.0, 5)])
 def test_whitening_keeps_the_axes_above_rounding_error(weakest: float, axes: int) -> None:
-    """However it is computed, the whitened Gram matrix is the identity, and its width is the rank."""
+    """The whitened Gram matrix is the identity, and its width is the rank, for each way of computing it."""
     turn = rotation(6, 9)
     gram = turn @ np.diag([5.0, 4.0, 3.0, 2.0, 1.0, 5 * weakest]) @ turn.T
     found = whitening(gram)
@@ -147,7 +147,7 @@ def test_whitening_keeps_the_axes_above_rounding_error(weakest: float, axes: int
 
 
 def test_axes_without_energy_are_not_measured() -> None:
-    """Rows that are zero or overflow: NaN, which no check passes."""
+    """Rows that are zero or overflow give NaN, which passes no check."""
     nothing, some = np.zeros((3, 3)), np.eye(3)
     for cross, rows, anchors in ((nothing, nothing, nothing), (some + np.inf, some, some), (some, some + np.nan, some)):
         found = compare_axes(cross, rows, anchors)

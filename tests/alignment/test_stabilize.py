@@ -1,4 +1,4 @@
-"""``embsync.stabilize`` refuses what it cannot map and reports what it found."""
+"""``embsync.stabilize`` refuses invalid input and reports what it measured."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ T, W = night(0).both
     ],
 )
 def test_invalid_input_is_refused_by_name(items: Any, options: dict[str, Any], message: str) -> None:
-    """Shapes, types, ids and weights: the message has what was found and what was expected."""
+    """The message for a wrong shape, type, id or weight has what was found and what was expected."""
     with pytest.raises(SnapshotError, match=message):
         embsync.stabilize(items, W, **options)
 
 
 def test_sides_must_match_the_anchors() -> None:
-    """A side neither appears nor vanishes."""
+    """A side may neither be added nor removed."""
     both, one = embsync.stabilize(T, W), embsync.stabilize(T)
     with pytest.raises(UsageError, match="sides differ from the anchors'; found no users"):
         aligned(T, anchors=both.anchors)
@@ -63,7 +63,7 @@ def test_sides_must_match_the_anchors() -> None:
 
 
 def test_the_type_of_ids_must_match_the_anchors() -> None:
-    """String ids never meet integer anchors, nor are the two mixed."""
+    """String ids are never compared with integer anchors, nor mixed with integers."""
     first = embsync.stabilize(T, W)
     with pytest.raises(UsageError):
         aligned(T, W, item_ids=np.array([f"i{n}" for n in range(240)]), anchors=first.anchors)
@@ -81,7 +81,7 @@ def test_the_type_of_ids_must_match_the_anchors() -> None:
     ],
 )
 def test_invalid_options_are_refused_by_name(options: dict[str, Any]) -> None:
-    """Invalid input is refused by an error of embsync rather than of NumPy, and never accepted silently."""
+    """Invalid options raise an error of embsync, not of NumPy, and are never ignored."""
     first = embsync.stabilize(T, W)
     anchors = None if "dimension" in options else first.anchors
     with pytest.raises(embsync.EmbsyncError):
@@ -89,20 +89,20 @@ def test_invalid_options_are_refused_by_name(options: dict[str, Any]) -> None:
 
 
 def test_ids_beyond_64_bits_signed_are_refused() -> None:
-    """An unsigned id that does not fit is never wrapped into another id."""
+    """An unsigned id that does not fit int64 never becomes another id."""
     with pytest.raises(SnapshotError):
         embsync.stabilize(T, W, item_ids=np.arange(240, dtype=np.uint64) + np.uint64(2**63))
 
 
 def test_values_that_do_not_fit_float32_are_refused() -> None:
-    """Stable vectors beyond float32 are an error of the snapshot and no warning."""
+    """Stable vectors beyond the range of float32 are an error of the snapshot, without a warning."""
     wide = [side.astype(np.float64) * 1e39 for side in (T, W)]
     with pytest.raises(SnapshotError, match="do not fit float32; found overflow near row 0"):
         embsync.stabilize(*wide)
 
 
 def test_an_overflow_is_reported_with_its_row() -> None:
-    """To within a block, counted over the entire side."""
+    """The row number is that in the entire side, exact to within a block."""
     far = 2 * block_rows(4)
     rows = np.ones((far + 1, 4))
     rows[far] = 1e39
@@ -112,7 +112,7 @@ def test_an_overflow_is_reported_with_its_row() -> None:
 
 
 def test_all_rows_with_an_anchor_count_as_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check of known ids counts what is fitted to."""
+    """The check of known ids counts the rows that the fit uses."""
     monkeypatch.setattr(gram, "JUDGED", 50)
     monkeypatch.setattr(gram, "JUDGED_A_DIMENSION", 1)
     ids = np.arange(len(T))
@@ -123,14 +123,14 @@ def test_all_rows_with_an_anchor_count_as_common(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e6, 1e10])
 def test_scores_of_any_size_are_certified(scale: float) -> None:
-    """Neither small nor large embeddings lose the certificate's digits."""
+    """Neither very small nor very large embeddings reduce the precision of the certificate."""
     found = embsync.stabilize(T.astype(np.float64) * scale, W.astype(np.float64) * scale)
     assert 1e-9 < found.preservation.score_error < 1e-6
     assert found.preservation.top_k_agreement == 1.0
 
 
 def test_the_input_is_unchanged_and_the_output_read_only() -> None:
-    """No array of the caller is written to; what comes back cannot be written to."""
+    """No array of the caller is written to; the returned arrays are read-only."""
     items, users = T.copy(), W.copy()
     for array in (items, users):
         array.flags.writeable = False
@@ -143,7 +143,7 @@ def test_the_input_is_unchanged_and_the_output_read_only() -> None:
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_every_float_type_is_accepted(dtype: str) -> None:
-    """Half precision too: its scores are those of the numbers it holds."""
+    """Half precision is accepted too, and the scores are those of its exact values."""
     items, users = T.astype(dtype), W.astype(dtype)
     found = embsync.stabilize(items, users)
     assert found.users is not None
@@ -152,7 +152,7 @@ def test_every_float_type_is_accepted(dtype: str) -> None:
 
 
 def test_string_ids_give_the_same_result_as_integers() -> None:
-    """The form of the ids has no part in the mathematics of a new space and little in an aligned one."""
+    """The type of the ids has no effect in a new space and little in an aligned one."""
     first, second = night(0), night(1)
     runs = []
     for one, two in ((first, second), (first.named(), second.named())):
@@ -163,7 +163,7 @@ def test_string_ids_give_the_same_result_as_integers() -> None:
 
 
 def test_a_side_too_small_to_be_judged_has_no_figures() -> None:
-    """Below 4e common rows a side's fit is None, and so is the disagreement; the vectors are there."""
+    """Below 4e common rows, fit and disagreement are None, but the vectors are returned."""
     first = embsync.stabilize(T, W)
     few = aligned(T, W[:31], user_ids=np.arange(31), anchors=first.anchors)
     assert few.fit_items is not None
@@ -176,7 +176,7 @@ def test_a_side_too_small_to_be_judged_has_no_figures() -> None:
 
 
 def test_items_and_users_of_different_runs_disagree() -> None:
-    """Each side fits its anchors alone, and the two rotations have nothing to do with each other."""
+    """Each side alone fits its anchors, but the two rotations are unrelated."""
     anchors = embsync.stabilize(*night(0, churn=0.0).both).anchors
     mixed = aligned(T @ rotation(8, 1).astype(np.float32), W @ rotation(8, 3).astype(np.float32), anchors=anchors)
     assert mixed.rotation_disagreement is not None
@@ -184,7 +184,7 @@ def test_items_and_users_of_different_runs_disagree() -> None:
 
 
 def test_the_drift_equals_that_of_all_rows() -> None:
-    """Cosines, displacement, norms and the rows that moved most, raw and stable, against plain NumPy."""
+    """Cosines, displacement, norms and the rows that moved most, raw and stable, equal those by plain NumPy."""
     random = np.random.default_rng(3)
     old = random.standard_normal((300, 5)).astype(np.float32)
     new = (old[:250] + 0.3 * random.standard_normal((250, 5))).astype(np.float32)
@@ -215,7 +215,7 @@ def test_the_drift_equals_that_of_all_rows() -> None:
 
 
 def test_zero_rows_are_left_out_of_fit_and_drift() -> None:
-    """A row of zeros has no direction: it is mapped to zeros and no fit is judged on it."""
+    """A zero row has no direction: it is mapped to zeros and not used to judge the fit."""
     first = embsync.stabilize(T, W)
     holed = T.copy()
     holed[:20] = 0.0
@@ -227,7 +227,7 @@ def test_zero_rows_are_left_out_of_fit_and_drift() -> None:
 
 
 def test_zero_rows_are_left_out_of_every_drift_figure() -> None:
-    """Most rows of one night or of the other all zero: every figure is that of the rows that have a direction."""
+    """If most rows of either night are zero, every figure is that of the other rows."""
     random = np.random.default_rng(6)
     old = random.standard_normal((400, 5)).astype(np.float32)
     new = (1.5 * old + 0.2 * random.standard_normal(old.shape)).astype(np.float32)
@@ -246,7 +246,7 @@ def test_zero_rows_are_left_out_of_every_drift_figure() -> None:
 
 
 def test_mismatched_rows_have_a_low_cosine() -> None:
-    """The mismatched cosine is that of unrelated rows, whatever block the anchors are met in: not the right one's."""
+    """The mismatched cosine is that of unrelated rows, whichever block has the anchors."""
     anchors = embsync.stabilize(T, W).anchors
     again = aligned(T, W, anchors=anchors)
     for fit in (again.fit_items, again.fit_users):
@@ -258,7 +258,7 @@ def test_mismatched_rows_have_a_low_cosine() -> None:
 
 
 def test_a_sampled_fit_is_within_its_sampling_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the ids is shuffled: judged by a quarter of the rows, each figure is that of all but for chance."""
+    """With a tenth of the ids shuffled, figures of a quarter of the rows are those of all within the sampling error."""
     random = np.random.default_rng(5)
     items, users = random.standard_normal((4000, 8)), random.standard_normal((500, 8))
     ids: dict[str, Any] = {"item_ids": np.arange(4000), "user_ids": np.arange(500)}

@@ -1,4 +1,4 @@
-"""What counts as a direction that carries scores, and which directions a narrower space keeps."""
+"""Which directions count towards the rank, and which ones a narrower space keeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _sides(seed: int = 2) -> tuple[Array, Array]:
     return random.standard_normal((300, 5)) * SPREAD, random.standard_normal((200, 5)) * SPREAD
 
 
-#: A column that says nothing which the others do not, once it is rounded to float32 like everything else.
+#: A column that is a combination of the others, except for rounding to float32.
 REDUNDANT: dict[str, Callable[[Array], Array]] = {
     "a copy": lambda rows: rows[:, 0],
     "a multiple": lambda rows: rows[:, 1] * 0.37,
@@ -33,7 +33,7 @@ REDUNDANT: dict[str, Callable[[Array], Array]] = {
 @pytest.mark.parametrize("kind", REDUNDANT)
 @pytest.mark.parametrize("both", [True, False])
 def test_a_redundant_column_does_not_count_as_rank(kind: str, both: bool) -> None:
-    """Exactly equal or only to the last bit of float32: the rank is that of the scores, and no map entry explodes."""
+    """With exact or rounded redundancy, the rank is that of the scores, and no map entry becomes huge."""
     T, W = _sides()
     other = REDUNDANT[kind](W) if both else np.random.default_rng(9).standard_normal(len(W))
     T = np.column_stack([T, REDUNDANT[kind](T)]).astype(np.float32)
@@ -46,7 +46,7 @@ def test_a_redundant_column_does_not_count_as_rank(kind: str, both: bool) -> Non
 
 @pytest.mark.parametrize("share", [1e-2, 1e-4, 1e-6])
 def test_a_weak_direction_counts_as_rank(share: float) -> None:
-    """What float32 can still tell from nothing is part of the scores."""
+    """A direction that float32 can distinguish from zero is part of the scores."""
     T, W = _sides()
     T[:, 4] *= share
     found = embsync.stabilize(T, W)
@@ -55,7 +55,7 @@ def test_a_weak_direction_counts_as_rank(share: float) -> None:
 
 
 def test_the_rank_is_relative_to_the_largest_singular_value() -> None:
-    """At any scale; a matrix of zeros has rank 0."""
+    """The rank is the same at any scale; a matrix of zeros has rank 0."""
     for scale in (1e-30, 1.0, 1e30):
         assert numerical_rank(scale * np.array([1.0, 0.5, 1e-5, 1e-9, 0.0])) == 3
     assert numerical_rank(np.zeros(4)) == numerical_rank(np.empty(0)) == 0
@@ -64,7 +64,7 @@ def test_the_rank_is_relative_to_the_largest_singular_value() -> None:
 @pytest.mark.parametrize("kept", [1, 2, 4])
 @pytest.mark.parametrize("two", [True, False])
 def test_a_narrower_space_without_standardizing_keeps_the_strongest_directions(kept: int, two: bool) -> None:
-    """The leading principal directions of all rows together: no other choice of so many leaves less outside."""
+    """The leading principal directions of all rows together are kept, which minimizes the loss."""
     T, W = _sides()
     turn = np.linalg.qr(np.random.default_rng(3).standard_normal((5, 5)))[0]
     T, W = T * np.array([9.0, 1.0, 6.0, 0.1, 3.0]) @ turn, W * np.array([9.0, 1.0, 6.0, 0.1, 3.0]) @ turn
@@ -80,7 +80,7 @@ def test_a_narrower_space_without_standardizing_keeps_the_strongest_directions(k
 
 @pytest.mark.parametrize("kept", [1, 3, 4])
 def test_a_narrower_standardized_space_is_the_best_of_its_rank(kept: int) -> None:
-    """Eckart and Young: what is lost is what the singular values beyond it hold."""
+    """The loss is that of the Eckart-Young theorem: the singular values beyond the rank."""
     T, W = _sides()
     found = embsync.stabilize(T, W, dimension=kept)
     S = np.linalg.svd(T @ W.T, compute_uv=False)

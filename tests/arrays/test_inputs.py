@@ -1,4 +1,4 @@
-"""Inputs of ``embsync.stabilize``: arrays and ids of every kind give the same result."""
+"""Arrays and ids of every supported type give the same result in ``embsync.stabilize``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WANTED = embsync.stabilize(FIRST.items, item_ids=np.array(NAMES), anchors=START.
 
 
 def strings(kind: str) -> Any:
-    """Return the ids as strings of a kind."""
+    """Return the ids as strings of a type."""
     if kind == "list":
         return NAMES
     if kind == "object":
@@ -72,7 +72,7 @@ def strings(kind: str) -> Any:
     ],
 )
 def test_string_ids_of_any_kind_are_the_same_ids(kind: str) -> None:
-    """Aligned to the same anchors the rows come out the same to the bit."""
+    """String ids of any type, aligned to the same anchors, give the same rows bit for bit."""
     found = embsync.stabilize(FIRST.items, item_ids=strings(kind), anchors=START.anchors)
     np.testing.assert_array_equal(found.items, WANTED)
 
@@ -81,7 +81,7 @@ def test_string_ids_of_any_kind_are_the_same_ids(kind: str) -> None:
     "kind", ["int8", "int64", "uint64", "list", "range", "object", "pandas Int64", "pandas", "arrow", "polars"]
 )
 def test_integer_ids_of_any_kind_are_the_same_ids(kind: str) -> None:
-    """Nullable integers too, as long as none is missing."""
+    """Integer ids of any type give the same rows, including nullable integers without missing values."""
     few = np.arange(120)
     start = embsync.stabilize(FIRST.items[:120], item_ids=few).anchors
     if kind in {"int8", "int64", "uint64"}:
@@ -122,14 +122,14 @@ def test_integer_ids_of_any_kind_are_the_same_ids(kind: str) -> None:
     ],
 )
 def test_invalid_ids_are_refused_in_one_line(ids: Any, says: str) -> None:
-    """Never by what NumPy makes of it."""
+    """The message is one line, and not an error of NumPy."""
     with pytest.raises(SnapshotError, match=says) as caught:
         embsync.stabilize(FIRST.items, item_ids=ids)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_ids_of_pandas_and_arrow_are_refused() -> None:
-    """A null is no id, whatever stands for it."""
+    """Missing values of any kind are refused as ids."""
     pd = pytest.importorskip("pandas", reason="pandas is not installed")
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     for holed in (
@@ -143,7 +143,7 @@ def test_missing_ids_of_pandas_and_arrow_are_refused() -> None:
 
 
 def test_the_index_of_a_data_frame_is_used_as_ids() -> None:
-    """An index of names or of numbers that are more than the count of rows; a bare count is no id."""
+    """An index of names, or of numbers other than a row count, is used as ids; a default index is not."""
     pd = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pd.DataFrame(SECOND.items, index=[f"müsli-{number}" for number in SECOND.item_ids.tolist()])
     wanted = embsync.stabilize(SECOND.items, item_ids=list(frame.index), anchors=START.anchors).items
@@ -158,7 +158,7 @@ def test_the_index_of_a_data_frame_is_used_as_ids() -> None:
 
 
 def test_arrow_lists_and_array_protocols_are_accepted_as_vectors() -> None:
-    """As ``write_snapshot`` takes them."""
+    """The same inputs are accepted as by ``write_snapshot``."""
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     wanted = embsync.stabilize(FIRST.items).items
     for items in (pa.array(list(FIRST.items)), FIRST.items.tolist(), np.asfortranarray(FIRST.items)):

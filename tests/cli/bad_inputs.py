@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-#: A good model of one side: what is wrong with an input is one thing alone.
+#: A valid one-sided model, so that each input has a single fault.
 ROWS = np.random.default_rng(3).standard_normal((40, 4)).astype("f4")
 IDS = [f"i{number}" for number in range(40)]
 LINES = [f"{name} {' '.join(map(str, row))}" for name, row in zip(IDS, ROWS.tolist(), strict=True)]
@@ -23,7 +23,7 @@ Leave = Callable[[Path], Path]
 
 
 def file(name: str, data: bytes | str | Callable[[Path], Any]) -> Leave:
-    """Return what leaves one file, whose contents are given or written by a function."""
+    """Return a function that leaves one file, with these contents or written by this function."""
 
     def leave(folder: Path) -> Path:
         path = folder / name
@@ -37,12 +37,12 @@ def file(name: str, data: bytes | str | Callable[[Path], Any]) -> Leave:
 
 
 def packed(head: bytes, repeated: bytes, times: int) -> Callable[[Path], Any]:
-    """Return what packs a few bytes and others that are repeated, which is slow: not in all who collect tests."""
+    """Return a function that writes gzip data; compression is slow, and is therefore not done during collection."""
     return lambda path: path.write_bytes(gzip.compress(head + repeated * times))
 
 
 def files(**contents: Any) -> Leave:
-    """Return what leaves a directory of files; ``items__npy`` is a name, arrays are saved, and ``_S_`` is a slash."""
+    """Return a function that leaves a directory; ``items__npy`` is a name, arrays are saved, and ``_S_`` is a slash."""
 
     def leave(folder: Path) -> Path:
         for key, content in contents.items():
@@ -76,7 +76,7 @@ def header_of(shape: str, descr: str = "<f4") -> bytes:
 
 
 def npy_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with arrays."""
+    """Yield invalid arrays."""
     ids = np.array(IDS)
     for what, vectors, names, says in (
         ("one dimension", ROWS[:, 0].copy(), ids, "shape"),
@@ -113,7 +113,7 @@ def npy_cases() -> Iterator[tuple[str, Leave, str]]:
 
 
 def parts_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with numbered arrays."""
+    """Yield invalid numbered arrays."""
     a, b, ids = ROWS[:20], ROWS[20:], np.array(IDS)
     for what, made, says in (
         ("a gap", {"items_D_0__npy": a, "items_D_2__npy": b, "item_ids__npy": ids}, "number 1"),
@@ -173,7 +173,7 @@ def saved(array: np.ndarray) -> bytes:
 
 
 def npz_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with archives."""
+    """Yield invalid archives."""
     good = [("items.npy", saved(ROWS)), ("item_ids.npy", saved(np.array(IDS)))]
     whole = archive(good)
     lied = bytearray(archive(good))
@@ -219,7 +219,7 @@ def tensor_head(**changed: Any) -> dict[str, Any]:
 
 
 def safetensors_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with tensors."""
+    """Yield invalid safetensors files."""
     data = ROWS.tobytes() + np.arange(40).tobytes()
     twice = ROWS.tobytes() + np.array([*range(39), 3]).tobytes()
     for what, content, says in (
@@ -249,7 +249,7 @@ def safetensors_cases() -> Iterator[tuple[str, Leave, str]]:
 
 
 def state_dict_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with models and vocabularies."""
+    """Yield invalid models and vocabularies."""
     head = {"item_embedding.weight": {"dtype": "F32", "shape": [40, 4], "data_offsets": [0, 640]}}
     model = tensors(head, ROWS.tobytes())
     other = {"other_item_embedding": {"dtype": "F32", "shape": [40, 4], "data_offsets": [640, 1280]}}
@@ -286,7 +286,7 @@ def state_dict_cases() -> Iterator[tuple[str, Leave, str]]:
 
 
 def word2vec_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with text of vectors."""
+    """Yield invalid word2vec text."""
     for what, text, says in (
         ("a short row", lines((7, "i7 1 2 3")), "row 7"),
         ("a long row", lines((7, "i7 1 2 3 4 5")), "row 7"),
@@ -336,7 +336,7 @@ def word2vec_cases() -> Iterator[tuple[str, Leave, str]]:
 
 
 def binary_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with word2vec's binary."""
+    """Yield invalid files in word2vec's binary format."""
     rows = [name.encode() + b" " + row.tobytes() for name, row in zip(IDS, ROWS, strict=True)]
     whole = b"40 4\n" + b"".join(rows)
     nan = [*rows[:7], b"i7 " + np.array([1, np.nan, 3, 4], "<f4").tobytes(), *rows[8:]]

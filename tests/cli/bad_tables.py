@@ -20,36 +20,36 @@ Write = Callable[[Any], Callable[[Path], None]]
 
 
 def parquet(table: Any, **options: Any) -> Callable[[Path], None]:
-    """Return what writes a table."""
+    """Return a function that writes a table as parquet."""
     return lambda path: pq.write_table(table, path, **options)
 
 
 def feather(table: Any) -> Callable[[Path], None]:
-    """Return what writes a table as Arrow IPC."""
+    """Return a function that writes a table as Arrow IPC."""
     return lambda path: pyarrow.feather.write_feather(table, str(path), compression="uncompressed")
 
 
 def table(vectors: Any = None, ids: Any = None, **more: Any) -> Any:
-    """Return a good table with some of it replaced."""
+    """Return a valid table with some of it replaced."""
     rows = pa.array(list(ROWS)) if vectors is None else vectors
     return pa.table({"id": IDS if ids is None else ids, "embedding": rows, **more})
 
 
 def ragged(row: int, numbers: Any) -> Any:
-    """Return vectors of which one is another."""
+    """Return vectors, one of which is replaced."""
     rows: list[Any] = ROWS.tolist()
     rows[row] = numbers
     return pa.array(rows, pa.list_(pa.float32()))
 
 
 def dimensions(**changed: Any) -> Any:
-    """Return one column a dimension."""
+    """Return a table with one column per dimension."""
     columns: dict[str, Any] = {f"d{number}": ROWS[:, number] for number in range(4)} | changed
     return pa.table({"id": IDS} | {name: column for name, column in columns.items() if column is not None})
 
 
 def column_cases(write: Write, end: str) -> Iterator[tuple[str, Leave, str]]:
-    """Yield faults of columns that any format of file may have."""
+    """Yield faults of columns that any file format may have."""
     half = pa.table({"id": IDS[:20], "embedding": list(ROWS[:20])})
     for what, made, says in (
         ("a short vector", table(ragged(7, [1, 2, 3])), "3 numbers in row 7"),
@@ -100,7 +100,7 @@ def column_cases(write: Write, end: str) -> Iterator[tuple[str, Leave, str]]:
 
 
 def cut(write: Callable[[Path], None], change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    """Return what writes a file and damages it."""
+    """Return a function that writes a file and damages it."""
 
     def leave(path: Path) -> None:
         write(path)
@@ -110,7 +110,7 @@ def cut(write: Callable[[Path], None], change: Callable[[bytes], bytes]) -> Call
 
 
 def column_file_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield tables as parquet and as Arrow, and what is wrong with those files themselves."""
+    """Yield faults of tables as parquet and as Arrow, and of those files themselves."""
     for end, write in (("parquet", parquet), ("feather", feather)):
         for what, leave, says in column_cases(write, end):
             yield f"{end}: {what}", leave, says
@@ -159,7 +159,7 @@ def csv_lists(*changed: tuple[int, str]) -> str:
 
 
 def csv_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with delimited text."""
+    """Yield invalid delimited text."""
     for what, text, says in (
         ("a short row", csv_text((7, "i7,1,2,3")), "ill-formed text table.*(9|Expected 5)"),
         ("a long row", csv_text((7, "i7,1,2,3,4,5")), "ill-formed text table"),
@@ -211,7 +211,7 @@ def csv_cases() -> Iterator[tuple[str, Leave, str]]:
 
 
 def projector_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with the projector's pair."""
+    """Yield invalid pairs of files of the projector."""
     rows = ["\t".join(map(str, row)) for row in ROWS.tolist()]
     for what, numbers, names, says in (
         ("fewer names", rows, IDS[:39], "39 ids"),
@@ -232,7 +232,7 @@ def projector_cases() -> Iterator[tuple[str, Leave, str]]:
 
 
 def pipeline_cases() -> Iterator[tuple[str, Leave, str]]:
-    """Yield what is wrong with a pipeline of Spark."""
+    """Yield invalid Spark pipelines."""
     items, users = parquet(table()), parquet(pa.table({"id": IDS, "features": list(ROWS)}))
     stage = "stages_S_1_ALS_S_"
     good = {f"{stage}itemFactors_S_part__parquet": items, f"{stage}userFactors_S_part__parquet": users}

@@ -1,4 +1,4 @@
-"""The watched directory against the journal, as ``embsync sync`` and ``embsync status`` see it from run to run."""
+"""The watched directory and the journal, as ``embsync sync`` and ``embsync status`` report them from run to run."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Runs:
         return folder
 
     def ask(self, *command: str) -> dict[str, Any]:
-        """Run a command and return its document."""
+        """Run a command and return its JSON document."""
         self._capfd.readouterr()
         run([*command, "--store", str(self.root), "--json"])
         found: dict[str, Any] = json.loads(self._capfd.readouterr().out)
         return found
 
     def sync(self, *paths: str) -> list[tuple[str, str]]:
-        """Sync the backlog, or paths; return what became of each."""
+        """Sync the backlog, or paths; return the outcome of each."""
         return [(Path(one["snapshot"]).name, one["outcome"]) for one in self.ask("sync", *paths)["results"]]
 
     def states(self) -> dict[str, str]:
-        """Return the state of each child."""
+        """Return the state of each child of the watched directory."""
         return {one["name"]: one["state"] for one in self.ask("status")["snapshots"]}
 
     def events(self) -> list[Event]:
@@ -80,7 +80,7 @@ def test_a_snapshot_that_was_only_touched_is_not_published_again(
 ) -> None:
     """The same numbers and ids make no new version; they are compared once, and not read again at each scan."""
     TOUCHES[how](runs.watch / "day=1")
-    (runs.watch / "day=1" / "_SUCCESS").touch()  # last, as whoever wrote it again would
+    (runs.watch / "day=1" / "_SUCCESS").touch()  # last, as a job that wrote it again would
     assert runs.sync() == [("day=1", "unchanged")]
     reads: list[object] = []
     monkeypatch.setattr("embsync.pipeline.publish_snapshot", lambda *_: reads.append(1))
@@ -94,7 +94,7 @@ def test_a_snapshot_that_was_only_touched_is_not_published_again(
 
 
 def test_a_snapshot_published_by_an_earlier_release_is_known(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its fingerprint is by another rule: touched, it is still the same, and so are its version's contents."""
+    """A touched snapshot whose fingerprint follows the earlier rule is unchanged, and its version can be verified."""
     with monkeypatch.context() as earlier:
         for module in ("run", "second_pass"):
             earlier.setattr(f"embsync.pipeline.{module}.fingerprint_of", lambda _: _earlier(runs.watch / "day=2"))
@@ -133,7 +133,7 @@ CHANGES: dict[str, Callable[[Night], object]] = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_snapshot_that_was_changed_is_published_again(runs: Runs, what: str) -> None:
-    """One number, one id, or two rows that changed places, in files of the same names and sizes."""
+    """A changed number, a changed id or two exchanged rows in files of the same names and sizes make a new version."""
     made = night(1)
     CHANGES[what](made)
     runs.leave("day=1", made)
@@ -154,7 +154,7 @@ def test_a_snapshot_of_the_same_name_elsewhere_is_a_different_one(runs: Runs, tm
 
 
 def test_a_watched_snapshot_is_recognised_by_any_path(runs: Runs, tmp_path: Path) -> None:
-    """Published by hand, or through a link to the directory, it counts as handled."""
+    """A snapshot that is published by hand, or through a link to the directory, counts as handled."""
     runs.leave("day=2", night(2))
     link = tmp_path / "link"
     link.symlink_to(runs.watch)
@@ -164,7 +164,7 @@ def test_a_watched_snapshot_is_recognised_by_any_path(runs: Runs, tmp_path: Path
 
 
 def test_a_refused_snapshot_is_not_retried_until_it_changes(runs: Runs) -> None:
-    """It is refused once; its next contents are checked again."""
+    """It is refused once; its contents are checked again after they change."""
     bad = night(2).shuffled_item_ids()
     runs.leave("day=2", bad)
     assert runs.sync() == [("day=2", "refused")]

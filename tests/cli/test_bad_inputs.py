@@ -38,13 +38,13 @@ CASES = {
     )
 }
 BOMBS = [name for name in CASES if "bomb" in name or "gigantic" in name or "deep" in name or "never ends" in name]
-#: Beyond what an empty command takes with its libraries: a piece of a file, a block of vectors, ids.
+#: Bytes of resident memory: the libraries, a chunk of a file, a block of vectors, ids.
 MOST_MEMORY = 400 * 1024**2
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one version, of string ids and of the width that the inputs have."""
+    """A store with one version, with string ids and the width of the inputs."""
     folder = tmp_path_factory.mktemp("bad")
     np.savez(folder / "day=0.npz", items=ROWS, item_ids=np.array(IDS))
     assert run(["sync", str(folder / "day=0.npz"), "--store", str(folder / "store")]) == 0
@@ -63,9 +63,9 @@ def refused(code: int, error: str, says: str) -> None:
 def test_bad_input_gives_one_line_and_exit_code_3(
     tmp_path: Path, store: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """The message names place and fault; an existing store is unchanged, and none is created."""
+    """The message names the place and the fault; an existing store is unchanged, and none is created."""
     leave, says = CASES[name]
-    if name.startswith(("safetensors", "spark_pipeline")):  # of integer ids, or two-sided
+    if name.startswith(("safetensors", "spark_pipeline")):  # integer ids, or two-sided
         store = tmp_path / "store"
     before = snapshot_of(store)
     path = leave(tmp_path)
@@ -77,7 +77,7 @@ def test_bad_input_gives_one_line_and_exit_code_3(
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_decompression_bomb_uses_little_memory(tmp_path: Path, name: str) -> None:
-    """In a process of its own: no more than a block or two beyond the libraries; decoders have limits of their own."""
+    """A separate process uses little memory beyond its libraries."""
     leave, says = CASES[name]
     arguments = ["sync", str(leave(tmp_path)), "--store", str(tmp_path / "store")]
     errors = tmp_path / "errors"

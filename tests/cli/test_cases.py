@@ -1,4 +1,4 @@
-"""The table of inputs in docs/snapshots.md: each is made by its generator and given to the command line."""
+"""The table of inputs in docs/snapshots.md: each is made by its generator and passed to the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def generator(case: str) -> Path:
 
 
 def shown(version: embsync.Version) -> str:
-    """Return what was published as the table has it."""
+    """Return what was published in the words of the table."""
     users = "" if version.users is None else f", {len(version.users.ids)} users"
     return f"`{version.manifest['snapshot']['layout']}`: {len(version.items.ids)} items{users}"
 
@@ -39,7 +39,7 @@ def shown(version: embsync.Version) -> str:
 def test_each_input_has_the_outcome_of_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
-    """Published in its layout with all rows, or refused in one line with exit code 3 and no store left."""
+    """Each input is published in its layout with all rows, or refused in one line with exit code 3 and no version."""
     monkeypatch.chdir(tmp_path)
     subprocess.run([sys.executable, str(generator(case))], check=True, capture_output=True)
     for number, (_, _, path, outcome, code) in enumerate(row for row in ROWS if row[0] == case):
@@ -56,6 +56,6 @@ def test_each_input_has_the_outcome_of_the_table(
 
 
 def test_every_case_of_other_formats_has_a_row() -> None:
-    """As the cases' own table has them."""
+    """Every case of another format in the table of the cases has a row in the documentation."""
     table = re.findall(r"^\| (\d\d) \|.*\| ([A-Z][^|]*) \|$", (CASES / "README.md").read_text(), re.MULTILINE)
     assert {case for case, kind in table if re.match(r"G\b", kind)} <= {case for case, *_ in ROWS}

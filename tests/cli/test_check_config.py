@@ -1,4 +1,4 @@
-"""What ``embsync check-config`` finds before a snapshot does."""
+"""What ``embsync check-config`` finds before a snapshot is processed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embsync.cli.main import run
 def test_the_index_factory_is_tried_where_the_width_is_known(
     known: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One line and exit code 2, before a typo costs a night; a valid one is printed."""
+    """An invalid factory is refused in one line with exit code 2; a valid one is printed."""
     made = night(0)
     if known == "configured":
         monkeypatch.setenv("EMBSYNC_SPACE__DIMENSION", str(made.items.shape[1]))
@@ -41,9 +41,9 @@ def test_the_index_factory_is_tried_where_the_width_is_known(
 def test_without_a_width_a_factory_cannot_be_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Which strings are good depends on the width: none is refused on suspicion, and no store is made.
+    """A factory that is valid for some width is accepted, and no store is made.
 
-    What no width can have is.
+    One that is valid for no width is refused.
     """
     monkeypatch.setenv("EMBSYNC_INDEX__FACTORY", "IVF16,PQ25")
     assert run(["check-config", "--store", str(tmp_path / "S")]) == 0
@@ -57,7 +57,7 @@ def test_without_a_width_a_factory_cannot_be_tried(
 
 
 def test_an_unreadable_store_is_not_reported_as_a_configuration_error(capfd: pytest.CaptureFixture[str]) -> None:
-    """With another user's store, the configuration is validated as if there were none."""
+    """A store that another user cannot read is treated like a missing store."""
     with quick_directory() as directory:
         sync(directory / "S", night(0), "n0")
         command = ["check-config", "--store", str(directory / "S")]
@@ -74,7 +74,7 @@ def test_an_unreadable_store_is_not_reported_as_a_configuration_error(capfd: pyt
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Act as the user nobody for a while, since root may read everything."""
+    """Act as the user nobody, since root can read everything."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)

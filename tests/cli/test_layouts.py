@@ -117,7 +117,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> embsync.Version:
 def test_every_layout_gives_the_same_version(
     write: Callable[[Path], Path], tmp_path: Path, expected: embsync.Version
 ) -> None:
-    """Same order and type: same fingerprint, ids and vectors, bit for bit."""
+    """Equal order and type give an equal fingerprint, equal ids and vectors that are equal bit for bit."""
     with published(write(tmp_path / "day=1"), tmp_path / "store") as found:
         assert found.manifest["snapshot"]["fingerprint"] == expected.manifest["snapshot"]["fingerprint"]
         for side in ("items", "users"):
@@ -129,7 +129,7 @@ def test_every_layout_gives_the_same_version(
 def test_other_orders_and_types_differ_by_rounding_only(
     write: Callable[[Path], Path], tmp_path: Path, expected: embsync.Version
 ) -> None:
-    """Same ids, vectors within 1e-6 of their size."""
+    """The ids are equal, and the vectors agree within 1e-6 of their norm."""
     with published(write(tmp_path / "day=1"), tmp_path / "store") as found:
         for side in ("items", "users"):
             assert np.array_equal(getattr(found, side).ids, getattr(expected, side).ids)
@@ -160,7 +160,7 @@ def test_a_saved_implicit_model_is_synced_as_it_is(tmp_path: Path, monkeypatch: 
 def test_word2vec_text_is_synced_as_one_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One side of string ids: item-item products are kept, and the store can be searched by them."""
+    """A single side of string ids keeps its item-item products, and the store can be searched by these ids."""
     keyed = pytest.importorskip("gensim.models", reason="needs gensim").KeyedVectors(8)
     keyed.add_vectors([f"word{number}" for number in range(300)], ITEMS)
     keyed.save_word2vec_format(str(tmp_path / "words.vec"))

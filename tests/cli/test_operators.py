@@ -1,4 +1,4 @@
-"""What an operator types: hints that run as printed, stores that no mistake makes, users, files found, dry runs."""
+"""Commands as operators type them: hints that run as printed, mistakes that create no store, users, files, dry runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Path]:
-    """Nights, one with shuffled ids, and a store of the first two; names that a shell must have quoted."""
+    """Nights, one with shuffled ids, and a store of the first two; the names need quoting in a shell."""
     with quick_directory() as directory:
         for number in range(4):
             write_npy(directory / f"watch it/day={number}", night(number))
@@ -42,7 +42,7 @@ def made() -> Iterator[Path]:
 
 @pytest.fixture
 def place(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy to work in, from which relative paths are taken."""
+    """A copy as the working directory."""
     with quick_directory() as directory:
         shutil.copytree(made, directory, symlinks=True, dirs_exist_ok=True)
         (directory / "embsync.yaml").write_text((made / "embsync.yaml").read_text().replace(str(made), str(directory)))
@@ -51,7 +51,7 @@ def place(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return mode, time of change and contents of everything in a directory."""
+    """Return mode, modification time and contents of everything in a directory."""
     found = {}
     for path in (root, *sorted(root.rglob("*"))):
         status = path.lstat()
@@ -64,7 +64,7 @@ def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def printed(output: str) -> list[str]:
-    """Return the command that stands last in a line, as a shell reads it, without the program."""
+    """Return the last command in a line, split as by a shell, without the program."""
     words = shlex.split(re.search(r"\bembsync (?:--?\w+ )*[a-z-]+ .*$|\bembsync [a-z-]+$", output.strip())[0])
     assert words[0] == "embsync"
     return words[1:]
@@ -135,7 +135,7 @@ def test_every_hint_works_as_printed(
 def test_without_a_version_the_hint_says_how_to_create_one(
     place: Path, empty: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whether there is no store, or one without versions: no command is printed, as none can know the snapshot."""
+    """Without a store, or without versions, no command is printed, since the snapshot is not known."""
     shutil.rmtree(place / "the store")
     if empty:
         Store(place / "the store").create()
@@ -151,7 +151,7 @@ def test_without_a_version_the_hint_says_how_to_create_one(
 def test_an_argument_that_begins_with_a_dash_is_not_an_option_in_a_hint(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What was given after ``--`` stays there."""
+    """Arguments that were given after ``--`` stay there."""
     write_npy(place / "-half", night(2, items=100))
     capfd.readouterr()
     assert run(["sync", "--store", "the store", "--", "-half"]) == 4
@@ -162,7 +162,7 @@ def test_an_argument_that_begins_with_a_dash_is_not_an_option_in_a_hint(
     "name", ["two  blanks", "a \n line", "tab\t'quoted' \\ $HOME", "bell\a\x1b[2J \u200b", "über  `id`"]
 )
 def test_a_printed_command_works_with_any_path(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """One line that a terminal prints unchanged, and that a shell reads as exactly this path."""
+    """The command is one line of printable characters, which a shell splits into exactly this path."""
     write_npy(place / name, night(2, items=100))
     shutil.copytree(place / "the store", place / f"{name} store", symlinks=True)
     capfd.readouterr()
@@ -176,7 +176,7 @@ def test_a_printed_command_works_with_any_path(place: Path, name: str, capfd: py
 
 @pytest.mark.parametrize("word", ["", "plain", "a  b", "\r\n", "\\n", "'\n'", "caf\udce9", "\x85", "7\x017"])
 def test_a_shell_undoes_the_quoting(word: str) -> None:
-    """Also of bytes that are no text, and of a digit after an escape."""
+    """A shell reads a quoted word unchanged, even bytes that are not text and a digit after an escape."""
     assert quoted(word).isprintable()
     assert read_by_a_shell(quoted(word)) == [word]
 
@@ -187,7 +187,7 @@ def read_by_a_shell(line: str) -> list[str]:
     return [os.fsdecode(word) for word in shell.stdout.split(b"\0")[:-1]]
 
 
-#: Arguments of every command, so that it would do something.
+#: Arguments with which each command would have an effect.
 _ARGUMENTS = {
     "accept": ["watch it/day=2", "--new-space"],
     "relabel": ["watch it/day=2"],
@@ -207,7 +207,7 @@ _NEED_NONE = {"version", "serve", "write"}
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - _MAKE_STORES - _NEED_NONE))
 def test_only_publishing_creates_a_store(place: Path, name: str) -> None:
-    """On a path without one, and on an empty directory: not found, and nothing there afterwards."""
+    """On a missing path or an empty directory, other commands report that there is no store, and create nothing."""
     before = tree(place)
     os.mkdir("empty")  # noqa: PTH102
     Path("delivery.yaml").write_text("delivery: {sinks: [{name: copy, kind: object_store, url: 'file:///nowhere'}]}")
@@ -236,7 +236,7 @@ def test_only_publishing_creates_a_store(place: Path, name: str) -> None:
 def test_users_other_than_the_owner_are_refused(
     place: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Root too, before anything is changed; reading is always allowed."""
+    """Any other user, including root, is refused before anything is changed; reading is always allowed."""
     _give(place / "the store")
     before = tree(place / "the store")
     capfd.readouterr()
@@ -251,7 +251,7 @@ def test_users_other_than_the_owner_are_refused(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_root_acts_as_the_owner_on_request(place: Path) -> None:
-    """By the command that the message prints; nothing of root's is left, neither in the store nor beside it."""
+    """The command in the message works; no file in the store or beside it belongs to root."""
     _give(place / "the store")
     place.chmod(0o755)
     output = _process(place, "sync", "watch it/day=2", "--store", "the store")
@@ -290,7 +290,7 @@ def _process(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_file_is_found_by_option_variable_or_system_in_this_order(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """``status`` and ``check-config`` show which; with ``--store`` none is read; an empty variable names none."""
+    """``status`` and ``check-config`` show the file; with ``--store`` or an empty variable, none is read."""
     for number, name in enumerate(("system", "variable", "option"), 6):
         (place / name).write_text(f"store: {{path: the store, keep_versions: {number}}}\n")
     monkeypatch.setattr(environment, "SYSTEM_FILE", place / "system")
@@ -320,7 +320,7 @@ def test_the_file_is_found_by_option_variable_or_system_in_this_order(
 def test_a_variable_names_the_store(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As ``--store`` does, which wins over it; neither name is a key."""
+    """``EMBSYNC_STORE`` works like ``--store``, which has priority; it is not a configuration key."""
     monkeypatch.setenv("EMBSYNC_STORE", "the store")
     assert run(["status"]) == 0
     assert str(place / "the store") in capfd.readouterr().out
@@ -351,7 +351,7 @@ def test_an_error_in_a_variable_names_the_variable(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Not the file, which is valid; for an unknown variable, the most similar one is suggested."""
+    """The file, which is valid, is not named; for an unknown variable, the most similar one is suggested."""
     monkeypatch.setenv(name, value)
     capfd.readouterr()
     assert run(["status", "--config", "embsync.yaml"]) == 2
@@ -365,7 +365,7 @@ def test_an_error_in_a_variable_names_the_variable(
 def test_an_error_in_the_file_names_the_file(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where a variable sets another key of the section."""
+    """The error names the file even if a variable sets another key of the section."""
     (place / "wrong.yaml").write_text("watch: {settle_seconds: abc}\n")
     monkeypatch.setenv("EMBSYNC_WATCH__PATH", "watch it")
     capfd.readouterr()
@@ -376,7 +376,7 @@ def test_an_error_in_the_file_names_the_file(
 def test_check_config_prints_an_equivalent_file(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Including the limits in force, with the source of each value that is not a default; from any directory."""
+    """It includes the limits in force and the sources of values that are not defaults, and works in any directory."""
     monkeypatch.setenv("EMBSYNC_CHECKS__COSINE_ITEMS__WARN", "0.9")
     monkeypatch.setenv("EMBSYNC_SERVE__LISTEN", "unix:some/socket")
     capfd.readouterr()
@@ -404,7 +404,7 @@ def test_check_config_prints_an_equivalent_file(
     ],
 )
 def test_a_mistyped_command_gets_a_suggestion(given: str, nearest: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit 2 and one line."""
+    """The exit code is 2, and the error is one line."""
     assert run([given]) == 2
     output = capfd.readouterr().err
     assert f"found '{given}'" in output
@@ -425,7 +425,7 @@ def test_a_mistyped_command_gets_a_suggestion(given: str, nearest: str, capfd: p
 def test_a_mistyped_option_gets_a_suggestion(
     arguments: list[str], nearest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 2 and one line."""
+    """The exit code is 2, and the error is one line."""
     assert run(arguments) == 2
     output = capfd.readouterr().err
     words = [nearest if word.startswith("--") else word for word in arguments]
@@ -435,7 +435,7 @@ def test_a_mistyped_option_gets_a_suggestion(
 
 @pytest.mark.parametrize("option", ["--check", "--dry-run", "-n"])
 def test_a_dry_run_checks_and_writes_nothing(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """The same outcome and exit code as the run itself, without changing any file, lock, directory or time."""
+    """Outcome and exit code are those of the run itself, and no file, lock, directory or time changes."""
     before = tree(place)
     for snapshot, code, words in (
         ("watch it/day=2", 0, "would be published as version 3, aligned to version 2"),
@@ -457,7 +457,7 @@ def test_a_dry_run_checks_and_writes_nothing(place: Path, option: str, capfd: py
 def test_a_dry_run_requires_as_much_space_as_a_run(
     place: Path, where: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In the store as the run itself, and in TMPDIR, where it writes; nothing is left in either."""
+    """The space in the store and in TMPDIR, where a dry run writes, is checked; nothing is left in either."""
     (place / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
     real, full = os.statvfs(place), f"{place}/{'tmp' if where == 'TMPDIR' else where}"

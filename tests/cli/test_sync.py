@@ -1,4 +1,4 @@
-"""``embsync sync`` and what follows it, on small snapshots, through the real command line."""
+"""``embsync sync`` and the commands used after it, on small snapshots, through the real command line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def store(tmp_path: Path, good: Path) -> Path:
 
 
 def state(store: Path) -> dict[str, object]:
-    """Everything in the store but the journal: names, contents, link targets."""
+    """Return everything in the store except the journal: names, contents, link targets."""
     found: dict[str, object] = {}
     for path in sorted(store.rglob("*")):
         if path.name == "journal.jsonl":
@@ -136,7 +136,7 @@ def test_an_ill_formed_snapshot_is_exit_3_in_one_line_and_leaves_the_store(
     store: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Bad input is named with file, finding and expectation, and the store is exactly as before, journal included."""
+    """The error names the file, the finding and the expectation; the store, with its journal, is unchanged."""
     bad = ill_formed(tmp_path, rows, what)
     before, journal = state(store), (store / "journal.jsonl").read_bytes()
     capfd.readouterr()
@@ -170,7 +170,7 @@ def test_a_missing_path_is_exit_6(tmp_path: Path, store: Path, capfd: pytest.Cap
 def test_the_refusal_of_shuffled_ids_has_name_value_and_limit(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Scores cannot show shuffled ids; the fit to the anchors does, and nothing but the journal changes."""
+    """Scores cannot show shuffled ids, but the fit to the anchors does; only the journal changes."""
     ids = np.random.default_rng(3).permutation(300)
     bad = save(tmp_path / "shuffled", items=rows[0], users=rows[1], item_ids=ids)
     before = state(store)
@@ -209,7 +209,7 @@ def test_accept_publishes_a_refused_snapshot_and_records_it(
 def test_a_refusal_does_not_stop_the_rest_and_sets_the_exit_code(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Paths are handled independently, in the order given."""
+    """Paths are handled independently, in the order in which they are given."""
     few = save(tmp_path / "few", items=rows[0][:5], users=rows[1])
     paths = [str(path) for path in (good, few, tmp_path / "nowhere", good)]
     assert run(["sync", *paths, "--store", str(tmp_path / "store"), "--json"]) == 4
@@ -240,7 +240,7 @@ def test_wrong_usage_is_exit_2_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Options, configuration and factory strings are judged first, with a hint where there is one."""
+    """Options, configuration and factory strings are validated first, with a hint if one applies."""
     before = state(store)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -255,7 +255,7 @@ def test_wrong_usage_is_exit_2_before_any_work(
 def test_a_locked_store_is_exit_5_and_names_the_holder(
     good: Path, store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The command waits for the lock as long as requested, no longer."""
+    """The command waits for the lock as long as requested, and no longer."""
     before = state(store)
     capfd.readouterr()
     with (store / "lock").open() as held:
@@ -267,7 +267,7 @@ def test_a_locked_store_is_exit_5_and_names_the_holder(
 
 
 def test_an_unwritable_store_is_exit_5(good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Where no directory can be made, there is one line and no traceback."""
+    """If no directory can be created, the error is one line without a traceback."""
     (tmp_path / "file").write_text("")
     for place in ("/proc/no-store-here", str(tmp_path / "file")):
         assert run(["sync", str(good), "--store", place]) == 5
@@ -277,7 +277,7 @@ def test_an_unwritable_store_is_exit_5(good: Path, tmp_path: Path, capfd: pytest
 def test_a_directory_with_other_files_is_refused_as_a_store(
     good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A typo must not fill a home directory."""
+    """A directory that already contains other files, such as a home directory, is not used as a store."""
     assert run(["sync", str(good), "--store", str(tmp_path)]) == 5
     assert "not a store" in one_line(capfd.readouterr().err)
     assert not (tmp_path / "versions").exists()
@@ -286,7 +286,7 @@ def test_a_directory_with_other_files_is_refused_as_a_store(
 def test_too_little_space_is_exit_5_before_anything_is_written(
     good: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The needed bytes are estimated and compared with what is free; a full disk cannot be had by a plain user."""
+    """The needed bytes are estimated and compared with the free space."""
     before = state(store)
     real = os.statvfs(store)
     full = os.statvfs_result((real.f_bsize, real.f_frsize, real.f_blocks, 3, 3, *tuple(real)[5:]))
@@ -311,7 +311,7 @@ def test_too_little_space_is_exit_5_before_anything_is_written(
 def test_missing_versions_and_snapshots_exit_with_6(
     command: list[str], store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Unknown versions and ids have another exit code than damage."""
+    """The exit code for unknown versions and ids differs from that for damage."""
     capfd.readouterr()
     assert run([*command, "--store", str(store)]) == 6
     assert "99" in one_line(capfd.readouterr().err)
@@ -354,7 +354,7 @@ def test_every_command_prints_one_json_document(
 
 
 def test_show_prints_the_manifest_file_unchanged(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Programs may rely on show --json as on the file."""
+    """``show --json`` prints the bytes of the file."""
     capfd.readouterr()
     run(["show", "--store", str(store), "--json"])
     assert capfd.readouterr().out == (store / "current" / "manifest.json").read_text()
@@ -363,7 +363,7 @@ def test_show_prints_the_manifest_file_unchanged(store: Path, capfd: pytest.Capt
 def test_the_next_snapshot_follows_a_rollback(
     good: Path, store: Path, tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """After a rollback the next version's parent is what is current, its number the highest ever plus one."""
+    """The next version's parent is the current version, and its number is the highest ever used plus one."""
     second = save(tmp_path / "second", items=rows[0] * 1.01, users=rows[1])
     assert run(["sync", str(second), "--store", str(store)]) == 0
     assert run(["rollback", "--store", str(store)]) == 0
@@ -377,7 +377,7 @@ def test_the_next_snapshot_follows_a_rollback(
 
 
 def test_verify_finds_one_flipped_byte(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Damage is exit 5 and names the file."""
+    """Damage is exit code 5, and the error names the file."""
     vectors = store / "versions/000001/users/vectors.npy"
     data = bytearray(vectors.read_bytes())
     data[-1] ^= 1
@@ -390,7 +390,7 @@ def test_verify_finds_one_flipped_byte(store: Path, capfd: pytest.CaptureFixture
 def test_verify_recomputes_the_certificate_from_the_snapshot(
     store: Path, good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """While the snapshot exists, the scores are compared again; if it is gone, verify reports that."""
+    """While the snapshot exists, the scores are compared again; if it was deleted, verify reports that."""
     capfd.readouterr()
     assert run(["verify", "--store", str(store), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
@@ -402,7 +402,7 @@ def test_verify_recomputes_the_certificate_from_the_snapshot(
 
 
 def test_two_concurrent_commands_both_publish(good: Path, store: Path) -> None:
-    """Neither waits for the other's work; one is published on top of the other."""
+    """Neither waits for the other's work; one version is published on top of the other."""
     command = [sys.executable, "-m", "embsync", "sync", str(good), str(good), "--store", str(store)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
     for process in processes:
@@ -419,7 +419,7 @@ def test_the_backlog_is_synced_and_every_entry_listed(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Without paths, sync takes the watched directory; ill-formed ones are journaled and not taken again."""
+    """Without paths, sync handles the watched directory; ill-formed snapshots are journaled and not tried again."""
     watched = tmp_path / "runs"
     watched.mkdir()
     for name in ("day=9", "day=10"):
@@ -447,7 +447,7 @@ def test_the_backlog_is_synced_and_every_entry_listed(
 @pytest.mark.parametrize("reached", ["items/ids.npy", "lineage.npy"])
 def test_a_killed_command_leaves_no_staging_directory(tmp_path: Path, store: Path, reached: str) -> None:
     """After SIGKILL at any stage of publishing, current is intact, and the next command removes the leftovers."""
-    traced = shutil.which("strace") is not None  # then each rename takes a second, else there are more rows
+    traced = shutil.which("strace") is not None  # delays each rename, so that fewer rows suffice
     rng = np.random.default_rng(4)
     large = save(
         tmp_path / "large",
@@ -466,7 +466,7 @@ def test_a_killed_command_leaves_no_staging_directory(tmp_path: Path, store: Pat
         env={**os.environ, "EMBSYNC_INDEX__FACTORY": "HNSW32"},
     ) as process:
         while process.poll() is None and not list((store / "versions").glob(f".staging-*/{reached}")):
-            time.sleep(0.01 if traced else 0)  # the last stages take milliseconds, but for the rename
+            time.sleep(0.01 if traced else 0)  # the last stages take milliseconds, except for the rename
         process.kill()
     assert process.returncode == -signal.SIGKILL, "it was done before"
     assert list((store / "versions").glob(".staging-*"))
@@ -492,7 +492,7 @@ def test_zero_rows_are_reported_once_with_their_count(
     users: int,
     sentence: str,
 ) -> None:
-    """By ``sync`` and by ``status``; the share that is compared with a limit is not repeated."""
+    """``sync`` and ``status`` report the count; the share that a limit applies to is not repeated."""
     first, second = (array.copy() for array in rows)
     first[:items] = 0
     second[:users] = 0
@@ -505,7 +505,7 @@ def test_zero_rows_are_reported_once_with_their_count(
 
 
 def test_history_shows_the_last_events(store: Path, good: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """All of them, or as many as asked for, the newest last."""
+    """All events, or the requested number of them, are shown with the newest last."""
     for _ in range(2):
         assert run(["sync", str(good), "--store", str(store)]) == 0
     for last, versions in (([], [1, 2, 3]), (["-n", "2"], [2, 3]), (["--last", "9"], [1, 2, 3])):
@@ -515,7 +515,7 @@ def test_history_shows_the_last_events(store: Path, good: Path, capfd: pytest.Ca
 
 
 def test_a_reader_that_stops_early_is_not_an_error(store: Path) -> None:
-    """As of ``embsync history | head``: exit code 0, and not a word."""
+    """If the reader of a pipe exits, as in ``embsync history | head``, the exit code is 0 and nothing is printed."""
     ours, theirs = os.pipe()
     os.close(ours)
     with subprocess.Popen(
@@ -529,7 +529,7 @@ def test_a_reader_that_stops_early_is_not_an_error(store: Path) -> None:
 def test_a_refusal_is_shown_until_something_is_published(
     tmp_path: Path, rows: tuple[np.ndarray, np.ndarray], store: Path, good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By ``status`` without a daemon too."""
+    """``status`` shows it even without a daemon."""
     few = save(tmp_path / "few", items=rows[0][:5], users=rows[1])
     for snapshot, code, shown in ((few, 4, True), (few, 4, True), (good, 0, False)):
         assert run(["sync", str(snapshot), "--store", str(store)]) == code
@@ -549,5 +549,5 @@ def test_a_refusal_is_shown_until_something_is_published(
     ],
 )
 def test_an_age_is_shown_in_a_suitable_unit(seconds: float, shown: str) -> None:
-    """From two of a unit on, of minutes from one."""
+    """A unit is used from two of it on, minutes from one."""
     assert age(seconds) == shown

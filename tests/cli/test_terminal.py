@@ -1,4 +1,4 @@
-"""What ``status``, ``history`` and ``show`` say on a terminal: a verdict first, no word broken, checks explained."""
+"""Output of ``status``, ``history`` and ``show`` on a terminal: verdict first, no broken words, explained checks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIZES = {"items": 160, "users": 120, "width": 6}
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    """Three nights, and one that was refused since."""
+    """A store with three nights and a refused fourth one."""
     with quick_directory() as directory:
         store = directory / "S"
         for number in range(3):
@@ -49,7 +49,7 @@ def root() -> Iterator[Path]:
 
 
 def on_a_terminal(columns: int, *arguments: str, **variables: str) -> list[str]:
-    """Return the lines that a command prints on a terminal of so many columns."""
+    """Return the lines that a command prints on a terminal with this number of columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
@@ -60,7 +60,7 @@ def on_a_terminal(columns: int, *arguments: str, **variables: str) -> list[str]:
     ) as process:
         os.close(theirs)
         parts = []
-        with contextlib.suppress(OSError):  # the terminal is gone with its last program
+        with contextlib.suppress(OSError):  # reading fails with EIO once the process has exited
             while part := os.read(ours, 65536):
                 parts.append(part)
         os.close(ours)
@@ -71,14 +71,14 @@ def on_a_terminal(columns: int, *arguments: str, **variables: str) -> list[str]:
 @pytest.mark.parametrize("columns", [80, 140])
 @pytest.mark.parametrize("command", ["status", "history", "show"])
 def test_lines_fit_the_terminal_and_no_word_is_broken(root: Path, command: str, columns: int) -> None:
-    """In 80 columns and in 140; only a word that is longer than a line, such as a path, goes beyond."""
+    """Only a word that is longer than a line, such as a path, exceeds the width."""
     lines = on_a_terminal(columns, command, "--store", str(root))
     assert [line for line in lines if len(line) > columns and str(root.parent) not in line] == []
     assert lines[0].startswith(("✓ ", "! "))
 
 
 def test_the_verdict_comes_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line if there is no terminal, with later refusals; drift as a sparkline."""
+    """Without a terminal, the verdict is one line that includes later refusals; drift is a sparkline."""
     assert run(["status", "--store", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     count = len(Store(root).manifest(3).checks)
@@ -94,7 +94,7 @@ def test_the_verdict_comes_first(root: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_hold_is_part_of_the_verdict(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As long as it lasts, whether or not a daemon runs."""
+    """The verdict mentions it until ``resume``, whether or not a daemon runs."""
     store = ["--store", str(root)]
     sentences = []
     for command in ("hold", "resume"):
@@ -106,7 +106,7 @@ def test_a_hold_is_part_of_the_verdict(root: Path, capsys: pytest.CaptureFixture
 
 
 def test_checks_are_explained(root: Path) -> None:
-    """Every one, beside its value where there is room, else below."""
+    """Each check is explained beside its value if it fits, else below."""
     checks = Store(root).manifest(3).checks
     for columns in (80, 140):
         text = " ".join(" ".join(on_a_terminal(columns, "show", "--store", str(root))).split())
@@ -116,7 +116,7 @@ def test_checks_are_explained(root: Path) -> None:
 
 
 def test_times_are_local_with_their_age(root: Path) -> None:
-    """In the time zone of the person."""
+    """Times are in the time zone of the user."""
     created = Store(root).manifest(3).created
     hour = (int(created[11:13]) + 5) % 24
     lines = on_a_terminal(140, "status", "--store", str(root), TZ="XYZ-5")
@@ -126,14 +126,14 @@ def test_times_are_local_with_their_age(root: Path) -> None:
 
 
 def test_a_terminal_without_unicode_gets_ascii(root: Path) -> None:
-    """In ASCII alone."""
+    """If the encoding is ASCII, all output is ASCII."""
     text = "\n".join(on_a_terminal(80, "status", "--store", str(root), PYTHONIOENCODING="ascii"))
     assert text.isascii()
     assert "\\u" not in text
 
 
 def test_a_bar_has_a_rate_and_the_time_left() -> None:
-    """Of each stage by itself, in its unit; drawn on standard error where that is a terminal."""
+    """Each stage has its own rate, in its unit; the bar is drawn on standard error if that is a terminal."""
     script = (
         "import time\nfrom embsync.cli.progress import progress_bar\nfrom embsync.progress import Stage\n"
         "with progress_bar('day=1', wanted=True) as proceed:\n"
@@ -169,12 +169,12 @@ def test_a_bar_has_a_rate_and_the_time_left() -> None:
     ],
 )
 def test_a_rate_has_three_digits(per_second: float, unit: str, shown: str) -> None:
-    """With the unit of the stage."""
+    """The rate includes the unit of the stage."""
     assert rate(per_second, unit) == shown
 
 
 def test_verify_reports_its_progress(root: Path) -> None:
-    """Hashing by bytes, then the snapshot's rows; shares never go back within a stage."""
+    """Bytes hashed are reported first, then the snapshot's rows; the share never decreases within a stage."""
     output: list[tuple[str, float]] = []
     with open_version(root) as version:
         found = verify(Store(root), version, configured(), lambda stage, share: output.append((stage, share)))

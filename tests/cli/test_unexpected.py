@@ -1,4 +1,4 @@
-"""Unexpected errors: exit code 1 and one line with what to do, or with ``--debug`` a traceback."""
+"""Unexpected errors: exit code 1 and one line with advice, or with ``--debug`` a traceback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_unexpected_error_is_one_line_and_exit_code_1(
     error: Exception,
     command: list[str],
 ) -> None:
-    """It names the error and ``--debug``, which raises it where it is."""
+    """The line names the error and ``--debug``, with which it is raised."""
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -50,7 +50,7 @@ def test_an_unexpected_error_is_one_line_and_exit_code_1(
 
 
 def test_debug_also_raises_expected_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Without it they are one line and their own exit code."""
+    """Without ``--debug``, they are one line and have their own exit code."""
     command = ["show", "--store", str(tmp_path / "none")]
     assert run(command) == 6
     assert capfd.readouterr().err.count("\n") == 1
@@ -58,7 +58,7 @@ def test_debug_also_raises_expected_errors(tmp_path: Path, capfd: pytest.Capture
         run([*command, "--debug"])
 
 
-#: What a service handles, by the numbers of signals.
+#: The signals that each service handles.
 REQUESTS = {
     name: ["signal.SIGHUP", "signal.SIGUSR1"][: 1 if name == "serve" else 2]
     for name in ("run", "deliver", "pull", "serve")
@@ -71,7 +71,7 @@ SENDS = {
 
 
 def loading(module: str, folder: Path, sent: str, *command: str | Path) -> list[str]:
-    """Return a command in which loading a module sends a signal first; ``folder`` is where that is written."""
+    """Return a command in which the import of a module first sends a signal; ``folder`` gets the substitute module."""
     found = "import sys; sys.path.remove(__import__('os').path.dirname(__file__)); del sys.modules[__name__]"
     (folder / f"{module}.py").write_text(f"import os, signal\n{sent}\n{found}\nimport {module}\n")
     paths = [str(folder), str(Path(embsync.__file__).parents[1])]
@@ -80,9 +80,9 @@ def loading(module: str, folder: Path, sent: str, *command: str | Path) -> list[
 
 
 @pytest.mark.parametrize("place", SENDS)
-@pytest.mark.parametrize("module", ["click", "numpy"])  # the second is loaded by a command
+@pytest.mark.parametrize("module", ["click", "numpy"])  # numpy is imported by a command
 def test_ctrl_c_while_modules_load_ends_without_a_traceback(tmp_path: Path, place: str, module: str) -> None:
-    """As later: an empty line, and the exit code of SIGINT."""
+    """The output is an empty line, and the exit code is that of SIGINT."""
     line = loading(module, tmp_path, SENDS[place].format("signal.SIGINT"), "sync", "night", "--store", tmp_path / "S")
     done = subprocess.run(line, env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
@@ -98,7 +98,7 @@ SERVICES = {
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_handles_requests_that_come_while_modules_load(tmp_path: Path, service: str) -> None:
-    """They do not end it: it logs what it does, until it is stopped."""
+    """The signals do not end the service, which runs until it is stopped."""
     root = tmp_path / "S"
     sync(root, night(0), "n0")
     places = {name: tmp_path / name.lower() for name in ("CONFIG", "MIRROR", "COPY", "WATCH")} | {"STORE": root}
@@ -114,7 +114,7 @@ def test_a_service_handles_requests_that_come_while_modules_load(tmp_path: Path,
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={}) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
-        if service == "pull":  # says that it starts before it handles signals; the next line is of its first try
+        if service == "pull":  # the first line precedes the signal handlers; the next one is of its first attempt
             said += process.stderr.readline()
         process.terminate()
         said += process.communicate()[1]
@@ -123,7 +123,7 @@ def test_a_service_handles_requests_that_come_while_modules_load(tmp_path: Path,
 
 @pytest.mark.parametrize("command", [["deliver", "--once"], ["pull", "file:///none"], ["status"]])
 def test_a_hangup_ends_other_commands_at_once(tmp_path: Path, command: list[str]) -> None:
-    """Also while their modules are loaded."""
+    """They end by SIGHUP even while their modules are loaded."""
     line = loading("click", tmp_path, SENDS["module"].format("signal.SIGHUP"), *command)
     assert subprocess.run(line, env={}, capture_output=True, check=False).returncode == -signal.SIGHUP
 
@@ -145,7 +145,7 @@ LEVELS = ("debug", "info", "warning", "error")
 @pytest.mark.usefixtures("logger")
 @pytest.mark.parametrize("level", LEVELS)
 def test_log_level_is_the_lowest_level_written(level: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """``log.level``: less severe events are omitted, in both formats."""
+    """Events below ``log.level`` are omitted, in both formats."""
     for form in ("json", "text"):
         logs.configure(LogConfig(level=level, format=form))
         for name in LEVELS:

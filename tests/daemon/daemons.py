@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, and what tests do to it."""
+"""A real daemon in its own process, and operations of tests on it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from embsync.store.journal import Event
 
 RESCAN = 0.4
 COMMAND = [sys.executable, "-m", "embsync"]
-#: A command for which a file's mode counts, whoever runs it.
+#: A command that respects file modes even if root runs it.
 OBEYING = [sys.executable, "-m", "support.obeying", "embsync"]
 
-#: Everything a store may hold when its daemon is not at work.
+#: All names that a store may contain while its daemon is idle or stopped.
 AT_REST = {
     "versions",
     "current",
@@ -107,14 +107,14 @@ class Place:
         )
 
     def drop(self, number: int, made: Night | None = None, *, marker: bool = True) -> Path:
-        """Leave a snapshot, and its marker last."""
+        """Write a snapshot, and its marker last."""
         folder = write_npy(self.watch / f"day={number}", night(number) if made is None else made)
         if marker:
             (folder / "_SUCCESS").touch()
         return folder
 
     def events(self, *names: str) -> list[Event]:
-        """Return the journal's events of these names, of all without any."""
+        """Return the journal's events with these names, or all events."""
         return [event for event in self.store.journal.events() if not names or event.event in names]
 
     def published(self) -> list[str]:
@@ -146,12 +146,12 @@ class Place:
         return 0
 
     def wait_looks(self, more: int = 2) -> None:
-        """Wait until so many looks have ended: of two, the second began after the call."""
+        """Wait until this number of scans has ended: of two, the second began after the call."""
         before = self.looks()
         eventually(lambda: self.looks() >= before + more)
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """Return the log's lines of JSON, but for one that is still being written."""
+        """Return the JSON lines of the log, except one that is still being written."""
         written = self.log.read_text().rpartition("\n")[0]
         return [json.loads(line) for line in written.splitlines() if line.startswith("{")]
 
@@ -160,13 +160,13 @@ class Place:
         return [line for line in self.log_lines() if line["event"] == event]
 
     def worker(self) -> int | None:
-        """Return the process that works or waits for the daemon, None between two."""
+        """Return the process that works or waits for a job, None between two of them."""
         assert self.process is not None
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(found[0]) if found else None
 
     def at_work(self, times: int = 1) -> int:
-        """Wait until work was begun so often; return its process."""
+        """Wait until work has begun this number of times; return its process."""
         eventually(lambda: len(self.logged("begun")) >= times)
         return int(eventually(self.worker))
 
@@ -185,14 +185,14 @@ class Place:
         shutil.rmtree(self.watch)
 
     def assert_at_rest(self) -> None:
-        """Assert that nothing but final files is there."""
+        """Assert that the store contains only final files."""
         assert {path.name for path in self.store.root.iterdir()} <= AT_REST
         assert all(path.name.isdigit() for path in self.store.versions.iterdir())
 
 
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path]:
-    """Yield the file that adds processes to a group with so much memory; skip the test if there are no such groups."""
+    """Yield the file that adds processes to a control group with this memory limit; skip if no group can be made."""
     for place, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = Path(place) / f"embsync-test-{os.getpid()}"
         with contextlib.suppress(OSError):

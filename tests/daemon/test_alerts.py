@@ -1,4 +1,4 @@
-"""The alert rules: they name what metrics.prom has, and fire when they should, by Prometheus's own judgement."""
+"""The alert rules: they name series of metrics.prom, and fire when they should, as evaluated by Prometheus."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ A_DAY = 24 * 60
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
 
-#: Series that make an alert fire, one value a minute, and the minute at which it does; quiet before the trouble begins.
-#: Where that takes days, a value stands for several minutes, or most of the time would be spent on evaluating them.
+#: Series that make an alert fire, one value a minute, and the minute at which it fires; first without the problem.
+#: For alerts that take days, a value stands for several minutes, to save evaluation time.
 TROUBLE = {
     "EmbsyncDaemonGone": ({"embsync_updated_timestamp_seconds": "0x30"}, 30),
     "EmbsyncBlind": ({"embsync_watch_root_present": "1x10 0x50"}, 60),
@@ -51,7 +51,7 @@ TROUBLE = {
 
 
 def test_alert_rules_use_existing_series(place: Place) -> None:
-    """Names, labels and their values."""
+    """All names, labels and label values in the rules exist in the metrics."""
     place.drop(1)
     with place.daemon():
         place.wait_for(1)
@@ -60,7 +60,7 @@ def test_alert_rules_use_existing_series(place: Place) -> None:
 
 
 def test_alert_rules_of_the_server_use_existing_series() -> None:
-    """Like those for the daemon."""
+    """All names, labels and label values in the rules exist in the metrics."""
     metrics = Metrics()
     for reason in ("refused", "evicted"):
         metrics.closed.labels(reason).inc()
@@ -68,7 +68,7 @@ def test_alert_rules_of_the_server_use_existing_series() -> None:
 
 
 def test_alert_rules_of_deliveries_use_existing_series(tmp_path: Path) -> None:
-    """Like those for the daemon; Prometheus's own tool finds no fault in the file."""
+    """All names, labels and label values exist, and promtool accepts the file."""
     write_report(tmp_path, new_report(1.0, 3, {"one": SinkReport(kind="object_store", current=1, behind=2)}))
     text = (tmp_path / "delivery.prom").read_text()
     _require_named(GROUPS["embsync-deliver"], text)
@@ -89,7 +89,7 @@ def _require_named(rules: dict[str, dict[str, Any]], found: str) -> None:
 
 @needs_promtool
 def test_prometheus_accepts_rules_and_metrics(place: Place) -> None:
-    """Prometheus's own tool finds no fault in either."""
+    """``promtool`` accepts the rules and the metrics."""
     place.drop(1)
     with place.daemon():
         place.wait_for(1)
@@ -104,7 +104,7 @@ def test_prometheus_accepts_rules_and_metrics(place: Place) -> None:
 def test_every_alert_fires(tmp_path: Path, alert: str) -> None:
     """The alert does not fire at the start, and fires after the problem has lasted long enough.
 
-    Its rule is evaluated alone: all rules of days of minutes take promtool most of its time.
+    Each rule is evaluated alone, since promtool would spend most of its time on the rules that take days.
     """
     series, minutes = TROUBLE[alert]
     labels = "".join("," + label for label in re.findall(r'{(\w+="\w+")}', " ".join(series)))
@@ -135,5 +135,5 @@ def test_every_alert_fires(tmp_path: Path, alert: str) -> None:
 
 
 def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Prometheus's own tool."""
+    """Run promtool."""
     return subprocess.run(["promtool", *arguments], input=given, capture_output=True, text=True, check=False)

@@ -19,13 +19,13 @@ from torture.shim import CLOCK, WallClock, build
 
 import embsync
 
-#: Seconds: what a wrong time zone, a dead battery's repair or a host's resume sets a clock off by.
+#: Seconds: the largest jump, as by a wrong time zone, a replaced clock battery or a resumed host.
 _FARTHEST = 30 * 3600
 
 
 @pytest.fixture
 def clock(root: Path, monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    """The clock of all processes that the test starts."""
+    """The wall clock of all processes that the test starts."""
     shim = build(root)
     if shim is None:
         pytest.skip("gcc and the C library's headers are not installed")
@@ -48,7 +48,7 @@ def ages(found: object, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def assert_sane(place: Place) -> None:
-    """Assert that no time reported by the daemon, the command or a version is before its start."""
+    """Assert that no age or duration that the daemon, a command or a version reports is negative."""
     printed = json.loads(place.run("status", "--json").stdout)
     assert not printed["damage"]
     found = [*ages(place.status()), *ages(printed)]
@@ -63,9 +63,9 @@ def assert_sane(place: Place) -> None:
 
 @pytest.mark.parametrize("jumps", [2, pytest.param(60, marks=pytest.mark.torture)])
 def test_the_wall_clock_may_jump_while_the_daemon_runs(place: Place, clock: WallClock, jumps: int) -> None:
-    """By hours, forward and back, also in the middle of a publish: every night is published, in order, and none hangs.
+    """After jumps of hours in both directions, even during a publish, every night is published in order.
 
-    Snapshots are dated by the clock that jumps, as their writers' clock is the same. Ages are never negative.
+    Snapshots are dated by the same clock. Ages are never negative.
     """
     chance, off, names = random.Random(5), [20 * 3600, -20 * 3600], []
     with place.daemon() as process, tally("jumps of a daemon's clock", jumps) as counted:

@@ -1,4 +1,4 @@
-"""The daemon of a damaged store keeps running, reports the damage, and the night waits."""
+"""The daemon on a damaged store keeps running, reports the damage, and publishes the night after the repair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embsync.store import layout
 
 
 def metric(place: Place, name: str) -> float:
-    """Return a figure of metrics.prom."""
+    """Return a value of metrics.prom."""
     lines = (place.store.root / "metrics.prom").read_text().splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith(name))
 
@@ -46,7 +46,7 @@ def test_a_snapshot_waits_until_the_damage_is_repaired(place: Place) -> None:
 
 def test_repairing_a_file_by_hand_ends_the_pause(place: Place) -> None:
     """The command in the error copies it from another version, and publishing continues at once."""
-    place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
+    place.configure(watch={"rescan_seconds": 300.0})  # so that no retry is due in the meantime
     with place.daemon():
         for number in (1, 2):
             place.drop(number)
@@ -87,7 +87,7 @@ def logged_of(place: Place, name: str) -> list[str]:
 
 
 def test_the_daemon_survives_damage_to_its_records(place: Place) -> None:
-    """It reports them, rewrites them, and publishes the night; a lost journal line makes no snapshot new."""
+    """The daemon reports and rewrites them and publishes the night; a lost journal line makes no snapshot new."""
     names = (layout.JOURNAL, layout.STATUS, layout.ORDER, ATTEMPT, HOOK_RECORD)
     start_with_a_damaged(place, *names)
     with place.daemon() as process:
@@ -124,9 +124,9 @@ def test_damage_to_what_the_next_snapshot_needs_makes_it_wait(place: Place, name
 
 
 def test_a_dangling_current_does_not_stop_the_daemon_and_can_be_repaired(place: Place) -> None:
-    """While the daemon runs: it is reported, the night waits, and is published after the repair."""
+    """The running daemon reports it, and publishes the waiting night after the repair."""
     current = place.store.root / layout.CURRENT
-    place.configure(watch={"rescan_seconds": 300.0})  # so that no retry falls due meanwhile
+    place.configure(watch={"rescan_seconds": 300.0})  # so that no retry is due in the meantime
     with place.daemon() as process:
         place.drop(1)
         place.wait_for(1)

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: it asks for series that there are, by labels that they have."""
+"""The Grafana dashboard: its queries use existing series and labels."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target for panel in PANELS for target in panel["targets"]] + [
     {"expr": one["expr"], "legendFormat": ""} for one in BOARD["annotations"]["list"]
 ]
-#: Labels and functions are no series.
+#: A series, as opposed to a label or a function.
 _SERIES = re.compile(r"\bembsync_\w+")
 
 
 @pytest.fixture
 def series(place: Place, tmp_path: Path) -> dict[str, set[str]]:
-    """The names of all series of the daemon, the server and the deliveries, with their labels."""
-    for number in (1, 2):  # drift is that of a second version
+    """All series of the daemon, the server and the deliveries, with their labels."""
+    for number in (1, 2):  # drift needs a second version
         place.drop(number)
     with place.daemon():
         place.wait_for(2)
@@ -55,7 +55,7 @@ def series(place: Place, tmp_path: Path) -> dict[str, set[str]]:
 
 
 def test_every_query_uses_existing_series_and_labels(series: dict[str, set[str]]) -> None:
-    """In expressions, in ``by`` and in legends."""
+    """The labels in expressions, in ``by`` clauses and in legends exist."""
     for query in QUERIES:
         names = _SERIES.findall(query["expr"])
         assert names
@@ -68,7 +68,7 @@ def test_every_query_uses_existing_series_and_labels(series: dict[str, set[str]]
 
 
 def test_every_panel_shows_data(series: dict[str, set[str]]) -> None:
-    """Every gauge and counter has its panel, but for times and counts that only alerts need."""
+    """Every gauge and counter is in a panel, except for times and for counts that only alerts need."""
     shown = {name.removesuffix("_bucket") for query in QUERIES for name in _SERIES.findall(query["expr"])}
     there = {name for name in series if not name.endswith(("_created", "_sum", "_count", "_bucket", "_seconds"))}
     unseen = there - shown
@@ -84,7 +84,7 @@ def test_every_panel_shows_data(series: dict[str, set[str]]) -> None:
 
 
 def test_panels_do_not_overlap() -> None:
-    """Each has a number, a title and a description of its own."""
+    """Panels have unique ids, and each has a title and a description."""
     taken = set()
     for panel in BOARD["panels"]:
         place = panel["gridPos"]
@@ -102,7 +102,7 @@ def test_panels_do_not_overlap() -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
 def test_prometheus_can_read_every_query(tmp_path: Path) -> None:
-    """As recording rules, by Prometheus's own tool."""
+    """``promtool`` accepts the queries as recording rules."""
     rules = [{"record": f"panel:{place}", "expr": query["expr"]} for place, query in enumerate(QUERIES)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     done = subprocess.run(

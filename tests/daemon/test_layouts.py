@@ -1,4 +1,4 @@
-"""Every layout in the watched directory: a night that is half written is waited for, and taken when it is finished."""
+"""Every layout in the watched directory: an incomplete night is waited for, and published once it is complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Write = Callable[[Path, Model], object]
 
 
 def write_dimensions(path: Path, made: Model) -> None:
-    """Leave CSV with one column a dimension."""
+    """Write CSV with one column per dimension."""
     path.mkdir()
     for side, ids, rows in (("items", made.item_ids, made.items), ("users", made.user_ids, made.users)):
         head = ",".join(["id", *(f"d{number}" for number in range(rows.shape[1]))])
@@ -28,7 +28,7 @@ def write_dimensions(path: Path, made: Model) -> None:
 
 
 def write_state_dict(path: Path, made: Model) -> None:
-    """Leave a model's tensors with their vocabularies."""
+    """Write a model's tensors with their vocabularies."""
     from snapshots.test_state_dict import write
 
     tensors = {"item_embedding.weight": made.items, "user_embedding.weight": made.users}
@@ -36,14 +36,14 @@ def write_state_dict(path: Path, made: Model) -> None:
 
 
 def write_projector(path: Path, made: Model) -> None:
-    """Leave the projector's pair."""
+    """Write the two files of the embedding projector."""
     path.mkdir()
     np.savetxt(path / "tensors.tsv", made.items, delimiter="\t")
     (path / "metadata.tsv").write_text("".join(f"i{id_}\n" for id_ in made.item_ids.tolist()))
 
 
 def write_words(path: Path, made: Model) -> None:
-    """Leave word2vec text."""
+    """Write word2vec text."""
     from snapshots.test_word2vec import text
 
     path.mkdir()
@@ -51,7 +51,7 @@ def write_words(path: Path, made: Model) -> None:
 
 
 def write_binary_words(path: Path, made: Model) -> None:
-    """Leave word2vec's binary."""
+    """Write word2vec's binary format."""
     from snapshots.test_word2vec_binary import binary
 
     path.mkdir()
@@ -83,19 +83,19 @@ ONE_SIDED: dict[str, Write] = {
     "word2vec": write_words,
     "word2vec_binary": write_binary_words,
 }
-#: Layout npy is what all other tests of the daemon leave; Delta tables have tests of their own.
+#: Layout npy is used by all other tests of the daemon; Delta tables have tests of their own.
 ELSEWHERE = {"npy", "delta"}
 
 
 def model_of(made: Night) -> Model:
-    """Return a night as the writers of snapshots take it."""
+    """Return a night as the type that the snapshot writers take."""
     return Model(**made.arrays())
 
 
 def leave_in_two_halves(place: Place, root: Path, layout: str, write: Write, number: int) -> None:
     """Copy a night into the watched directory, its largest file last and slowly; wait until it is published.
 
-    Without Spark's markers, which would vouch for what is there.
+    Spark's markers, which would show the snapshot as complete, are left out.
     """
     name, whole = f"day={number}", root / f"{layout}-{number}"
     write(whole, model_of(night(number)))
@@ -131,7 +131,7 @@ def leave_in_two_halves(place: Place, root: Path, layout: str, write: Write, num
     ids="-".join,
 )
 def test_an_incomplete_snapshot_is_waited_for(root: Path, layouts: tuple[str, ...]) -> None:
-    """One night after the other, each in another layout, the first of them twice; nothing fails."""
+    """Nights in different layouts are published one after the other, without failures."""
     place = Place(root, complete="auto", settle_seconds=0.2)
     writers = two_sided() | ONE_SIDED
     with place.daemon():
@@ -142,5 +142,5 @@ def test_an_incomplete_snapshot_is_waited_for(root: Path, layouts: tuple[str, ..
 
 
 def test_every_layout_is_covered() -> None:
-    """A new one needs a writer here."""
+    """Each layout has a writer in this module or tests elsewhere."""
     assert {*two_sided(), *ONE_SIDED, *ELSEWHERE} == {layout.name for layout in LAYOUTS}

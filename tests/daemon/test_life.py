@@ -24,12 +24,12 @@ from embsync.store.hold import hold, resume
 
 
 def big(number: int) -> Night:
-    """A night whose index takes seconds to build."""
+    """Return a night whose index takes seconds to build."""
     return night(number, items=40_000, users=2_000, width=32)
 
 
 def test_a_second_daemon_names_the_process_that_holds_the_store(place: Place) -> None:
-    """One store has one daemon; the other ends with exit code 5."""
+    """Only one daemon runs on a store; a second one exits with 5."""
     with place.daemon() as process:
         place.wait_state("idle")
         second = place.run("run")
@@ -38,7 +38,7 @@ def test_a_second_daemon_names_the_process_that_holds_the_store(place: Place) ->
 
 
 def test_the_daemon_and_its_worker_are_separate_processes(place: Place) -> None:
-    """They load all libraries themselves, which other tests avoid."""
+    """Both load all libraries themselves here; in other tests, they are forked."""
     place.drop(1)
     with place.daemon(**{SWITCH: "0"}):
         place.wait_for(1)
@@ -47,7 +47,7 @@ def test_the_daemon_and_its_worker_are_separate_processes(place: Place) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_during_an_index_build_is_quick(place: Place, number: signal.Signals) -> None:
-    """The work is ended without leftovers, and the snapshot is handled by the next daemon."""
+    """The work ends without leftovers, nothing is published, and the daemon exits with 0."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon() as process:
@@ -65,11 +65,11 @@ def test_a_stop_during_an_index_build_is_quick(place: Place, number: signal.Sign
 
 
 def test_a_stop_during_hashing_is_quick(root: Path) -> None:
-    """Comparing a manifest's hashes is work like any other: it is shown, and a stop ends it."""
+    """The comparison of a manifest's hashes is reported as work, and a stop ends it."""
     place = Place(root, complete="manifest")
     folder = place.drop(1, marker=False)
     with (folder / "items.npy").open("r+b") as file:
-        file.truncate(1000 * 2**30)  # of holes: ten minutes of hashing, and a test's patience is less
+        file.truncate(1000 * 2**30)  # sparse: hashing takes ten minutes, longer than the test waits
     files = [
         {"path": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64}
         for path in (folder / "items.npy", *folder.glob("[!i]*.npy"), folder / "item_ids.npy")
@@ -95,12 +95,12 @@ def test_a_stop_is_always_within_the_timeout_of_the_unit(place: Place) -> None:
 
 
 def test_a_second_signal_ends_the_daemon_at_once(place: Place) -> None:
-    """Even while the first signal is being handled; the work is killed too."""
+    """It holds while the first signal is being handled; the worker is killed too."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon() as process:
         worker = place.at_work()
-        process.send_signal(signal.SIGSTOP)  # so that both are there before the first can have been obeyed
+        process.send_signal(signal.SIGSTOP)  # so that both signals are pending before the first is handled
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
@@ -109,7 +109,7 @@ def test_a_second_signal_ends_the_daemon_at_once(place: Place) -> None:
 
 
 def test_the_worker_dies_with_the_daemon(place: Place) -> None:
-    """Kill -9 leaves no process behind, even one that is silent for minutes; the next daemon removes leftovers."""
+    """After SIGKILL, a worker that reports nothing for minutes dies too; the next daemon removes leftovers."""
     place.configure(index={"factory": "HNSW64"})
     folder = place.drop(1, night(1, items=150_000, users=200, width=32))
     with place.daemon() as process:
@@ -118,7 +118,7 @@ def test_the_worker_dies_with_the_daemon(place: Place) -> None:
         process.kill()
         process.wait()
         try:
-            eventually(lambda: not alive(worker), 60)  # by itself it would end when the index is built
+            eventually(lambda: not alive(worker), 60)  # otherwise it would end when the index is built
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
@@ -131,13 +131,13 @@ def test_the_worker_dies_with_the_daemon(place: Place) -> None:
 
 
 def test_a_snapshot_that_kills_the_worker_three_times_is_set_aside(place: Place) -> None:
-    """It is journaled as failed, and the next one is handled."""
+    """It is journaled as failed, and the next snapshot is handled."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon():
         for times in range(1, 4):
             worker = place.at_work(times)
-            assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "500\n"  # the kernel takes it first
+            assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "500\n"  # the kernel's OOM killer prefers it
             os.kill(worker, signal.SIGKILL)
             eventually(lambda times=times: len(place.logged("crashed")) == times)
         failed = eventually(lambda: place.events("failed"))
@@ -155,7 +155,7 @@ def test_a_snapshot_that_kills_the_worker_three_times_is_set_aside(place: Place)
 
 
 def test_a_transient_error_is_retried_with_growing_pauses(place: Place) -> None:
-    """A file that cannot be read now is visible as a retry; once it can be read, it is published."""
+    """A failure of the store appears as a retry in the status; after the repair, the snapshot is published."""
     folder = place.drop(1)
     shutil.rmtree(folder)
     held = place.store.root.parent / "elsewhere"
@@ -193,7 +193,7 @@ def test_ill_formed_and_refused_snapshots_are_recorded_once(place: Place) -> Non
 
 
 def test_sighup_reloads_the_configuration(root: Path) -> None:
-    """A good file is followed at once; a bad one changes nothing and is shown."""
+    """A valid file takes effect at once; an invalid one changes nothing and is reported."""
     place = Place(root, rescan_seconds=60.0)
     with place.daemon():
         place.wait_state("idle")
@@ -213,7 +213,7 @@ def test_sighup_reloads_the_configuration(root: Path) -> None:
 
 
 def test_a_factory_that_faiss_rejects_is_refused_at_the_start(place: Place) -> None:
-    """Before the first night: exit 2 and one line. A reload with such an error changes nothing, and reports it."""
+    """``run`` exits with 2 and one line; a reload with such an error changes nothing, and the status reports it."""
     place.drop(1)
     for factory, width in (("HNWS32", None), ("PQ5", 24)):
         place.configure(index={"factory": factory}, space={"dimension": width})
@@ -237,7 +237,7 @@ def test_a_factory_that_faiss_rejects_is_refused_at_the_start(place: Place) -> N
 
 
 def test_sigusr1_starts_a_scan(place: Place) -> None:
-    """Where no event comes and the rescan is far away, a signal finds the snapshot."""
+    """Without events, and with the next rescan a day away, the signal causes a scan."""
     place.configure(watch={"rescan_seconds": 86_400.0})
     with place.daemon():
         place.wait_state("idle")
@@ -248,7 +248,7 @@ def test_sigusr1_starts_a_scan(place: Place) -> None:
 
 
 def test_a_hold_stops_publishing_until_resume(place: Place) -> None:
-    """On hold, the daemon scans and queues but publishes nothing; the journal has hold and resume."""
+    """During a hold, the daemon scans and queues but does not publish; the journal records hold and resume."""
     place.drop(1)
     with place.daemon():
         place.wait_for(1)
@@ -264,7 +264,7 @@ def test_a_hold_stops_publishing_until_resume(place: Place) -> None:
 
 
 def test_a_hold_stops_work_in_progress(place: Place) -> None:
-    """The last moment counts: what was already being made is not published."""
+    """A version that is being made when the hold is set is not published."""
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, big(1))
     with place.daemon():
@@ -276,7 +276,7 @@ def test_a_hold_stops_work_in_progress(place: Place) -> None:
 
 
 def test_a_manual_rollback_persists(place: Place) -> None:
-    """The snapshot behind the version that was left is not taken again; with --hold nothing is."""
+    """The snapshot that was rolled back is not published again; with ``--hold``, nothing is until ``resume``."""
     place.drop(1)
     place.drop(2)
     with place.daemon():
@@ -293,7 +293,7 @@ def test_a_manual_rollback_persists(place: Place) -> None:
 
 
 def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
-    """It gets version and path; its failure is reported and reverts nothing."""
+    """The command gets version and path; its failure is reported and reverts nothing."""
     note = place.watch.parent / "note"
     place.configure(store={"on_publish": f'echo "$EMBSYNC_VERSION $EMBSYNC_PATH" >> {note}; exit 3'})
     place.drop(1)
@@ -308,14 +308,14 @@ def test_a_command_runs_after_each_publish_and_may_fail(place: Place) -> None:
 
 
 def test_logs_are_text_on_a_terminal_and_json_elsewhere(place: Place) -> None:
-    """One line an event in both forms; --json and log.format decide otherwise."""
+    """Each event is one line; with ``log.format: text`` a file gets text too."""
     place.drop(1)
     ours, theirs = pty.openpty()
     parts: list[bytes] = []
     with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123
         with open(theirs, "wb") as stderr, place.daemon(stderr):  # noqa: PTH123
             eventually(lambda: (found := place.status()).get("current") and found["state"] == "idle")
-        with contextlib.suppress(OSError):  # the terminal is gone with its last program
+        with contextlib.suppress(OSError):  # reading fails with EIO once the process has exited
             while part := terminal.read(65536):
                 parts.append(part)
     output = [line.split() for line in b"".join(parts).decode().splitlines()]

@@ -1,4 +1,4 @@
-"""metrics.prom: every value is that of its name and labels."""
+"""metrics.prom: each value is the one that its name and labels say."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STATES = ("starting", "idle", "working", "retrying", "held", "blind", "stopping"
 
 
 def figures(status: Status = TROUBLED, manifest: Manifest | None = MANIFEST) -> dict[str, float]:
-    """Return the samples of one look, by name and labels."""
+    """Return the samples of one rendering, by name and labels."""
     given = Figures(
         status=status,
         manifest=manifest,
@@ -64,7 +64,7 @@ def figures(status: Status = TROUBLED, manifest: Manifest | None = MANIFEST) -> 
 
 
 def test_every_metric_has_the_value_that_its_name_says() -> None:
-    """All of them, each with a value that no other has."""
+    """All values differ, so that none can be mistaken for another."""
     assert MANIFEST.users is not None
     assert MANIFEST.drift is not None
     assert MANIFEST.drift.users is not None
@@ -110,7 +110,7 @@ def test_every_metric_has_the_value_that_its_name_says() -> None:
 
 
 def test_missing_values_are_absent_or_zero() -> None:
-    """A quiet daemon, a root that is gone, a first version, no version."""
+    """It holds for an idle daemon, a missing watched directory, a first version and no version."""
     quiet = figures(
         msgspec.structs.replace(
             TROUBLED,
@@ -139,5 +139,5 @@ def test_missing_values_are_absent_or_zero() -> None:
 
 
 def test_a_version_dated_in_the_future_has_age_zero() -> None:
-    """Where the clock was set back, its age is 0; else it is the seconds since it was made."""
+    """If the clock was set back, the age is 0; otherwise it is the seconds since the creation."""
     assert [age(MANIFEST, CREATED + seconds) for seconds in (-60.0, 0.0, 3600.0)] == [0.0, 0.0, 3600.0]

@@ -1,4 +1,4 @@
-"""Nothing is passed over in silence: log lines, figures and `embsync status` about what is not taken."""
+"""Snapshots that are not published are reported in the log, in metrics and by ``embsync status``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from support.nights import night, write_npy
 
 
 def metric(place: Place, sample: str) -> float | None:
-    """Return a figure of metrics.prom."""
+    """Return a value of metrics.prom, None if the sample is missing."""
     file = place.store.root / "metrics.prom"
     lines = file.read_text().splitlines() if file.exists() else []
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), None)
 
 
 def leave(place: Place, name: str, number: int) -> Path:
-    """Leave a snapshot under a name."""
+    """Write a snapshot with this name."""
     folder = write_npy(place.watch / name, night(number))
     (folder / "_SUCCESS").touch()
     return folder
 
 
 def test_a_newer_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
-    """Once in the log, as a figure, and by a line of `status` that names the cure; over with the next publish."""
+    """It is reported once in the log, as a metric and by a line of ``status`` with advice, until the next publish."""
     place = Place(root, order="name")
     leave(place, "9f1c2b7e", 1)
     with place.daemon():
@@ -51,7 +51,7 @@ def test_a_newer_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
 
 
 def test_the_command_in_a_reason_publishes_the_snapshot(root: Path) -> None:
-    """As it is printed, from any directory."""
+    """The command works as printed, from any directory."""
     place = Place(root, order="name")
     leave(place, "b", 1)
     with place.daemon():
@@ -68,7 +68,7 @@ def test_the_command_in_a_reason_publishes_the_snapshot(root: Path) -> None:
 
 @pytest.mark.parametrize("order", ["auto", "mtime"])
 def test_a_directory_that_is_not_a_snapshot_delays_nothing(root: Path, order: str) -> None:
-    """It is never journaled, waited for or a mark; every night beside it is published, and each is named once."""
+    """It is never journaled or waited for; the nights beside it are published, and each one is logged once."""
     place = Place(root, order=order, complete="settled", settle_seconds=0.0)
     place.command = OBEYING
     strays = ("logs", "eval_reports", "@eaDir", "mlruns", "checkpoints", "zz", "lost+found")
@@ -82,7 +82,7 @@ def test_a_directory_that_is_not_a_snapshot_delays_nothing(root: Path, order: st
     (place.watch / "notes.md").write_text("to do\n")
     (place.watch / ".snapshot").mkdir()
     with place.daemon():
-        for number in (1, 2):  # in one piece: an empty directory that has settled is not a snapshot either
+        for number in (1, 2):  # in one step, since an empty directory that has settled is not a snapshot either
             write_npy(root / "complete", night(number)).rename(place.watch / f"day={number}")
             place.wait_for(number)
         status = eventually(lambda: (found := place.status())["state"] == "idle" and found)
@@ -94,7 +94,7 @@ def test_a_directory_that_is_not_a_snapshot_delays_nothing(root: Path, order: st
 
 @pytest.mark.parametrize("closed", [".", "items.npy"])
 def test_an_unreadable_snapshot_is_reported(place: Place, closed: str) -> None:
-    """Its own state, once in the log, as a figure, and beside what the caller of `status` sees; one file is enough."""
+    """It has its own state, one log line, a metric and a line in ``status``; a single unreadable file suffices."""
     place.command = OBEYING
     place.configure(watch={"settle_seconds": 0.5})  # a file whose mode changed is newer than the marker
     folder = place.drop(1) / closed
@@ -114,7 +114,7 @@ def test_an_unreadable_snapshot_is_reported(place: Place, closed: str) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "closed"])
 def test_an_unreadable_root_is_reported_at_the_start(place: Place, how: str) -> None:
-    """One line, and another when it is there."""
+    """The log has one line for it, and another once the directory is readable."""
     place.command = OBEYING
     if how == "missing":
         place.remove_root()
@@ -129,12 +129,12 @@ def test_an_unreadable_root_is_reported_at_the_start(place: Place, how: str) -> 
             place.watch.chmod(0o755)
         place.drop(1)
         place.wait_for(1)
-        eventually(lambda: len(place.logged("watch")) >= 2)  # a version may be there first
+        eventually(lambda: len(place.logged("watch")) >= 2)  # the version may be published first
     assert [line["health"] for line in place.logged("watch")] == ["missing", "events"]
 
 
 def test_the_order_is_logged_at_the_start(place: Place) -> None:
-    """And again when more is decided."""
+    """It is logged again when more of it is decided."""
     with place.daemon():
         assert eventually(lambda: place.logged("order"))[0]["reason"].startswith("by time; by date")
         for number in (1, 2, 3):
@@ -149,7 +149,7 @@ def test_the_order_is_logged_at_the_start(place: Place) -> None:
 
 @pytest.mark.parametrize("how", ["published", "deleted"])
 def test_a_resolved_error_disappears_from_the_status(place: Place, how: str) -> None:
-    """A later success ends it, and so does the end of what it was about."""
+    """A later publish or the deletion of the bad snapshot removes the error."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
@@ -166,7 +166,7 @@ def test_a_resolved_error_disappears_from_the_status(place: Place, how: str) -> 
 
 
 def test_a_refusal_is_over_once_a_later_snapshot_is_published(place: Place) -> None:
-    """It stays in the file, marked; people see it as long as it counts."""
+    """It stays in status.json, marked as over; ``status`` shows it only until then."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
@@ -181,7 +181,7 @@ def test_a_refusal_is_over_once_a_later_snapshot_is_published(place: Place) -> N
 
 
 def test_thousands_of_old_snapshots_do_not_flood_the_log(place: Place) -> None:
-    """With backlog newest the rest is skipped: some lines, and one that counts the others."""
+    """With ``watch.backlog: newest``, 20 of the skipped snapshots are logged, and one line counts the others."""
     for number in range(1, 31):
         (place.watch / f"day={number}").mkdir()
         (place.watch / f"day={number}" / "items.npy").write_bytes(b"not read")
@@ -196,7 +196,7 @@ def test_thousands_of_old_snapshots_do_not_flood_the_log(place: Place) -> None:
 
 @pytest.mark.parametrize("how", ["its files", "the version"])
 def test_versions_that_cannot_be_pruned_do_not_block_publishing(place: Place, how: str) -> None:
-    """A version left by another user: every night is published, and what is left is named once and counted."""
+    """Every night is published; the version that cannot be removed is logged once and counted."""
     place.command = OBEYING
     place.configure(store={"keep_versions": 2})
     with place.daemon():

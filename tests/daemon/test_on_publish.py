@@ -18,7 +18,7 @@ STATUS_WHILE_RUNNING = "store.on_publish for version"
 
 
 def test_a_slow_command_is_killed_with_its_child_processes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit holds for what the shell started too; that it did not end well is noted, and not run again."""
+    """The limit also ends processes that the shell started; the command counts as run, and is not run again."""
     publish(place, 1)
     started, wait = place.file.parent / "started", ChildProcess.wait
 
@@ -34,7 +34,7 @@ def test_a_slow_command_is_killed_with_its_child_processes(place: Place, monkeyp
 
 
 def test_every_command_that_publishes_runs_on_publish(place: Place) -> None:
-    """sync, accept and widen tell version and path; with --json the standard output stays one document."""
+    """sync, accept and widen pass version and path; with ``--json``, standard output is still one document."""
     said = place.file.parent / "said"
     place.configure(store={"on_publish": f'echo "$EMBSYNC_VERSION $EMBSYNC_PATH" | tee -a {said}'})
     paths = [str(write_npy(place.file.parent / f"day={number}", night(number))) for number in (1, 2)]
@@ -46,12 +46,12 @@ def test_every_command_that_publishes_runs_on_publish(place: Place) -> None:
     assert json.loads(accepted.stdout)["results"][0]["on_publish"] is None
     assert json.loads(place.run("widen", "12", "--json").stdout)["on_publish"] is None
     assert place.run("rollback").returncode == 0
-    expected = [f"{number} {place.store.path(number)}" for number in (2, 3, 4)]  # the first is pruned by now
+    expected = [f"{number} {place.store.path(number)}" for number in (2, 3, 4)]  # the first has been pruned
     assert said.read_text().splitlines()[1:] == expected
 
 
 def test_a_failure_of_on_publish_is_only_a_warning(place: Place) -> None:
-    """What was published stays; the next snapshot has its turn."""
+    """The published version stays, and the next snapshot is published."""
     place.configure(store={"on_publish": "exit 3"})
     paths = [str(write_npy(place.file.parent / f"day={number}", night(number))) for number in (1, 2)]
     output = place.run("sync", *paths)
@@ -64,7 +64,7 @@ def test_a_failure_of_on_publish_is_only_a_warning(place: Place) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.torture)])
 def test_on_publish_is_run_again_after_an_interrupted_daemon(place: Place, number: signal.Signals) -> None:
-    """At least once for what is current, however the daemon ended; once it has ended, not at every start."""
+    """It is run at least once for the current version, however the daemon ended, and not again once it has ended."""
     here = place.file.parent
     place.configure(
         store={
@@ -90,7 +90,7 @@ def test_on_publish_is_run_again_after_an_interrupted_daemon(place: Place, numbe
 
 
 def test_a_rollback_does_not_run_on_publish(place: Place) -> None:
-    """After a rollback, the command already ran for the current version."""
+    """The command has already run for the version to which the store is rolled back."""
     publish(place, 1)
     assert pending_version(place.store) == 1
     note(place.store, 1, None)
@@ -102,5 +102,5 @@ def test_a_rollback_does_not_run_on_publish(place: Place) -> None:
 
 
 def publish(place: Place, number: int) -> None:
-    """Publish a night by hand."""
+    """Publish a night with ``embsync sync``."""
     assert place.run("sync", str(write_npy(place.file.parent / f"day={number}", night(number)))).returncode == 0

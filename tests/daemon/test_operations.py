@@ -1,4 +1,4 @@
-"""``docs/operations.md`` followed word by word in an empty Debian, as far as possible without a running systemd."""
+"""``docs/operations.md`` followed literally in an empty Debian, as far as possible without a running systemd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.nights import night, write_npy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _OPERATIONS = REPOSITORY / "docs/operations.md"
-#: What this machine trusts, and where it lies there: the package of certificates writes its own over the first.
+#: The certificates of this host, and their path in Debian, where its certificate package would overwrite the first.
 _TRUSTED, _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt", "/root/authorities.crt"
 _VARIABLES = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -27,7 +27,7 @@ _VARIABLES = {
     "SSL_CERT_FILE": _AUTHORITIES,
     "OMP_NUM_THREADS": "1",
 }
-#: Names a directory that debootstrap has filled; one is made where it is not set.
+#: A directory filled by debootstrap; one is made if the variable is not set.
 _BASE = os.environ.get("DEBIAN_BASE")
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]
@@ -46,7 +46,7 @@ class Debian:
         self.root = root
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run lines of a shell in the checkout; the first that fails ends them."""
+        """Run lines of a shell script in the checkout, up to the first that fails."""
         lines = f"mount -t proc proc /proc && cd /root/embsync && set -ex\n{script}"
         return subprocess.run(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "chroot", self.root, "/bin/sh", "-c", lines],
@@ -59,7 +59,7 @@ class Debian:
 
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
-    """An empty Debian with this checkout in /root/embsync, and the certificates that this machine trusts."""
+    """An empty Debian with this checkout in /root/embsync, and the certificates that this host trusts."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a chroot needs root and unshare")
     root = tmp_path_factory.mktemp("debian") / "root"
@@ -92,12 +92,12 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
 
 
 def test_the_documented_installation_works_as_written(debian: Debian) -> None:
-    """Every line in order; then what systemd would run, as the unit's user and by the unit's command line."""
+    """Every line is run in order, then the unit's command line as the unit's user."""
     install, start = blocks()[:2]
     output = debian.run(install)
     assert output.returncode == 0, output.stderr[-3000:]
     assert "configuration file: /etc/embsync/embsync.yaml (found)" in output.stdout
-    for line in start.splitlines():  # no manager runs here; what it is told is judged by systemd-analyze
+    for line in start.splitlines():  # no service manager runs here; systemd-analyze checks the units instead
         assert line.startswith(("systemctl ", "sudo -u embsync embsync status")), line
     units = debian.run(
         "systemd-analyze verify /etc/systemd/system/embsync.service "

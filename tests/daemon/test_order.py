@@ -1,4 +1,4 @@
-"""Nights as they come, with the real daemon and no configuration of the order."""
+"""Nights under common naming schemes, with the real daemon and no configuration of the order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from daemons import RESCAN, Place, eventually
 from support.nights import night, write_npy
 
-#: Names of a night, by its number.
+#: The name of a night, by its number.
 NAMES: dict[str, Callable[[int], str]] = {
     "blue and green": lambda number: ("blue", "green")[number % 2],
     "latest": lambda _: "latest",
@@ -21,7 +21,7 @@ NAMES: dict[str, Callable[[int], str]] = {
 
 
 def leave(place: Place, name: str, number: int) -> Path:
-    """Overwrite a snapshot, as training jobs do: the marker goes first and comes last."""
+    """Overwrite a snapshot as training jobs do: the marker is removed first and written last."""
     folder = place.watch / name
     (folder / "_SUCCESS").unlink(missing_ok=True)
     write_npy(folder, night(number))
@@ -31,7 +31,7 @@ def leave(place: Place, name: str, number: int) -> Path:
 
 
 def published_nights(place: Place, names: Callable[[int], str], nights: int) -> list[str]:
-    """Leave night after night, each when the one before is published; return what was published."""
+    """Write night after night, each once the previous one is published; return what was published."""
     with place.daemon():
         for number in range(1, nights + 1):
             leave(place, names(number), number)
@@ -41,7 +41,7 @@ def published_nights(place: Place, names: Callable[[int], str], nights: int) -> 
 
 @pytest.mark.parametrize("names", ["blue and green"])
 def test_three_nights_are_published(root: Path, names: str) -> None:
-    """Two directories overwritten in turn, the case that names alone get wrong."""
+    """Two directories that are overwritten in turn, which names alone would order wrongly, are published each time."""
     place = Place(root, backlog="newest")
     assert published_nights(place, NAMES[names], 3) == [NAMES[names](number) for number in (1, 2, 3)]
 
@@ -49,13 +49,13 @@ def test_three_nights_are_published(root: Path, names: str) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("names", NAMES)
 def test_ten_nights_are_published(root: Path, names: str) -> None:
-    """Each of them, in turn."""
+    """Each night is published once, in order."""
     place = Place(root, backlog="newest")
     assert published_nights(place, NAMES[names], 10) == [NAMES[names](number) for number in range(1, 11)]
 
 
 def test_a_replaced_link_within_the_directory_is_followed(root: Path) -> None:
-    """Releases are hidden; each is published by its own name when the link comes to lead there."""
+    """The link's targets are hidden; each is published under its own name once the link points to it."""
     place = Place(root, backlog="newest")
     with place.daemon():
         for number in (1, 2):
@@ -68,7 +68,7 @@ def test_a_replaced_link_within_the_directory_is_followed(root: Path) -> None:
 
 
 def test_after_a_rollback_only_new_snapshots_are_published(root: Path) -> None:
-    """Neither the night that was rolled back, nor an old one that changes, nor what the deletion of both leaves."""
+    """The night that was rolled back, an old one that changes, and what a deletion leaves are not published."""
     place = Place(root, backlog="newest")
     for number in (1, 2, 3):
         place.drop(number)

@@ -1,10 +1,10 @@
-"""The shipped units under a real systemd, PID 1 in namespaces of its own, installed as docs/operations.md says.
+"""The shipped units under a real systemd, PID 1 in its own namespaces, installed as in docs/operations.md.
 
-What is shipped runs as it is: ``Type=notify``, the user that the sysusers file makes, every line of hardening. Drop-ins
-only bring the test's interpreter into sight (``BindReadOnlyPaths=``: it may lie in a home or in /tmp, which the units
-hide) and, where a test waits for them, shorten ``WatchdogSec=`` and ``RestartSec=``. The program at
-/opt/embsync/bin/embsync is a launcher of that interpreter. What the kernel here has no means for (filters of addresses
-need BPF, for one) systemd leaves out by itself.
+The units run unchanged: ``Type=notify``, the user that the sysusers file creates, all hardening options. Drop-ins only
+make the test's interpreter visible (``BindReadOnlyPaths=``: it may be in a home directory or in /tmp, which the units
+hide) and shorten ``WatchdogSec=`` and ``RestartSec=`` where a test waits for them. The program at
+/opt/embsync/bin/embsync is a launcher of that interpreter. systemd skips options that the kernel here does not support
+(filters of addresses need BPF, for example).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STORE = "/var/lib/embsync/{}/store"
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    # Not in memory, where pytest's directories are: systemd has a /dev/shm of its own.
+    # Not in /dev/shm, where pytest's directories are: systemd has its own.
     with tempfile.TemporaryDirectory(dir="/tmp") as place, Machine(Path(place)).booted() as booted:
         for unit in ("embsync@.service", "embsync-serve@.service"):
             booted.drop_in(unit, "sight", f"[Service]\nBindReadOnlyPaths={' '.join(interpreter_paths())}\n")
@@ -66,17 +66,17 @@ class Model:
         )
 
     def drop(self, number: int, **size: int) -> None:
-        """Leave a snapshot as a training job would: the files are root's, readable by all."""
+        """Write a snapshot as a training job would: the files belong to root and are readable by all."""
         folder = write_npy(self.watch / f"day={number}", night(number, **size))
         (folder / "_SUCCESS").touch()
 
     def publish(self, number: int) -> None:
-        """Leave a snapshot and wait until a version of this number is current."""
+        """Write a snapshot and wait until the version with this number is current."""
         self.drop(number)
         eventually(lambda: self.current() == f"versions/{number:06d}")
 
     def current(self) -> str | None:
-        """Return where ``current`` points to."""
+        """Return the target of ``current``."""
         link = self.store / "current"
         return str(link.readlink()) if link.is_symlink() else None
 
@@ -98,7 +98,7 @@ class Model:
 
 
 def test_a_unit_becomes_active_when_the_daemon_is_ready_and_publishes(machine: Machine) -> None:
-    """READY makes it active, not the start of the process; STATUS shows what it does; the daemon is sandboxed."""
+    """READY makes the unit active, not the start of the process; STATUS shows its work; the daemon is sandboxed."""
     model = Model(machine, "books")
     machine.within(HELD).touch()
     machine.systemctl("start", "--no-block", model.unit)
@@ -118,13 +118,13 @@ def test_a_unit_becomes_active_when_the_daemon_is_ready_and_publishes(machine: M
 
 
 def test_a_hanging_daemon_is_killed_and_restarted(machine: Machine) -> None:
-    """If the watchdog is not notified, systemd ends it, logs why and restarts it, and the backlog is published."""
+    """A daemon that does not notify the watchdog is killed and restarted, and publishes the backlog."""
     model = Model(machine, "films")
     machine.drop_in(model.unit, "hurry", "[Service]\nWatchdogSec=10s\nRestartSec=1s\n")
     process = model.start()
     model.publish(1)
     heard = model.show("WatchdogTimestampMonotonic")
-    eventually(lambda: model.show("WatchdogTimestampMonotonic") != heard)  # while it lives it says so
+    eventually(lambda: model.show("WatchdogTimestampMonotonic") != heard)  # a running daemon notifies it
     assert model.show("NRestarts") == "0"
     os.kill(process, signal.SIGSTOP)
     model.drop(2)
@@ -138,7 +138,7 @@ def test_a_hanging_daemon_is_killed_and_restarted(machine: Machine) -> None:
 
 @pytest.mark.torture
 def test_a_killed_daemon_is_restarted(machine: Machine) -> None:
-    """Whatever ended it, the unit as shipped comes back, and never gives up."""
+    """The unit as shipped restarts the daemon each time it is killed."""
     model = Model(machine, "plays")
     process = model.start()
     for number in (1, 2):
@@ -153,7 +153,7 @@ def test_a_killed_daemon_is_restarted(machine: Machine) -> None:
 
 @pytest.mark.torture
 def test_a_daemon_whose_store_was_replaced_is_restarted_on_the_new_one(machine: Machine) -> None:
-    """It ends with 5, which is not the end: the next one makes itself at home in what is there now."""
+    """The daemon exits with 5, is restarted, and publishes into the new store."""
     model = Model(machine, "poems")
     machine.drop_in(model.unit, "hurry", "[Service]\nRestartSec=2s\n")
     model.start()
@@ -166,7 +166,7 @@ def test_a_daemon_whose_store_was_replaced_is_restarted_on_the_new_one(machine: 
 
 
 def test_a_reload_and_a_stop_during_work(machine: Machine) -> None:
-    """``systemctl reload`` makes it read the configuration again; ``systemctl stop`` is fast at any time."""
+    """``systemctl reload`` applies the changed configuration; ``systemctl stop`` takes less than the unit's timeout."""
     model = Model(machine, "songs")
     process = model.start()
     file = machine.within("/etc/embsync/songs.yaml")
@@ -188,7 +188,7 @@ def test_a_reload_and_a_stop_during_work(machine: Machine) -> None:
 
 
 def test_the_reader_serves_what_the_daemon_publishes(machine: Machine) -> None:
-    """``embsync-serve@`` has the store for reading only, and answers over HTTP on this machine."""
+    """``embsync-serve@`` sees the store read-only, and answers over HTTP on this host."""
     pytest.importorskip("uvicorn")
     model = Model(machine, "games")
     model.start()
@@ -207,6 +207,6 @@ def test_the_reader_serves_what_the_daemon_publishes(machine: Machine) -> None:
 
 
 def ask(machine: Machine, path: str) -> str | None:
-    """Return what the reader answers, None unless it is a success."""
+    """Return what the server answers, None if it is not a success."""
     script = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:8980{path}').read().decode())"
     return machine.run(shutil.which("python3") or "python3", "-c", script, check=False) or None

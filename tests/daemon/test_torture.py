@@ -1,4 +1,4 @@
-"""kill -9 at random moments, and a long life: the short form by default, the long one in ``make torture``."""
+"""SIGKILL at random moments, and long runs: short by default, long in ``make torture``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = pytest.mark.torture
 
 @pytest.mark.parametrize("kills", [3, pytest.param(200, marks=[LONG, pytest.mark.timeout(3000)])])
 def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> None:
-    """While snapshots arrive the daemon is killed or ended again and again: each one is published, in order, once."""
+    """Snapshots that arrive while the daemon is killed again and again are each published once, in order."""
     moments = random.Random(20)
     place.configure(store={"keep_versions": 3})
     number = 0
@@ -38,7 +38,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
         assert set(place.published()) <= {f"day={day}" for day in range(1, number + 1)}
         assert not place.events("failed")
     with place.daemon():
-        place.wait_for(*range(1, number + 1), seconds=PATIENCE + 3 * number)  # on a busy machine most of them are left
+        place.wait_for(*range(1, number + 1), seconds=PATIENCE + 3 * number)  # on a busy machine, most are left
         place.wait_state("idle")
     assert place.published() == [f"day={day}" for day in range(1, number + 1)]
     place.assert_at_rest()
@@ -46,7 +46,7 @@ def test_kill_9_at_random_moments_loses_nothing(place: Place, kills: int) -> Non
 
 @pytest.mark.parametrize("count", [5, pytest.param(500, marks=[LONG, pytest.mark.timeout(3000)])])
 def test_memory_does_not_grow_over_a_long_run(root: Path, count: int) -> None:
-    """Memory, descriptors, threads and the store are after many snapshots what they were after few."""
+    """Memory, descriptors, threads and the store are the same after many snapshots as after few."""
     place = Place(root, rescan_seconds=RESCAN)
     measured = []
     with place.daemon() as process:
@@ -72,14 +72,14 @@ def _size(process: int) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=needs_goodbooks)])
 def test_the_daemon_adds_little_to_the_time_of_the_pipeline(place: Place, real: bool) -> None:
-    """From marker to current costs at most half a second above what the pipeline itself takes."""
+    """From marker to publish, the daemon adds at most half a second to the time of the pipeline."""
     place.configure(watch={"rescan_seconds": 30.0}, index={"factory": "auto" if real else "Flat"})
     above = []
     with place.daemon():
         place.wait_state("idle")
         for version, number in enumerate(DAYS if real else range(1, 41), 1):
             place.wait_state("idle")
-            time.sleep(1.2)  # the next process is warm by then, as it is on any night
+            time.sleep(1.2)  # the next worker has loaded its modules by then, as on any night
             folder = place.drop(number, read_day(number) if real else night(number), marker=False)
             begin = time.monotonic()
             (folder / "_SUCCESS").touch()
@@ -87,6 +87,6 @@ def test_the_daemon_adds_little_to_the_time_of_the_pipeline(place: Place, real: 
             took = time.monotonic() - begin
             place.wait_for(number)
             above.append(took - (place.events("published")[-1].seconds or 0.0))
-            if above[-1] < 0.5:  # on a busy machine not each time, but it can
+            if above[-1] < 0.5:  # one fast night suffices, since the machine may be busy
                 break
     assert min(above) < 0.5

@@ -1,4 +1,4 @@
-"""The systemd units: closed down, valid without a word, and true to what the daemon does."""
+"""The systemd units: sandboxed, valid without warnings, and consistent with the daemon."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 @needs_analyze
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_units_are_sandboxed(name: str) -> None:
-    """Its exposure is at most 1.5 of 10."""
+    """The exposure level of each service is at most 1.5 of 10."""
     output = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
         capture_output=True,
@@ -40,7 +40,7 @@ def test_the_units_are_sandboxed(name: str) -> None:
 @needs_analyze
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_units_pass_systemd_analyze_verify(tmp_path: Path, name: str) -> None:
-    """Unknown keys cause only a warning, so that any output fails. The program is replaced by an existing one."""
+    """There is no output, since unknown keys cause only a warning. The program is replaced by an existing one."""
     for unit in SERVICES:
         text = (UNITS / unit).read_text().replace("/opt/embsync/bin/embsync", "/bin/true")
         (tmp_path / unit.replace("@.", "@one.")).write_text(text)
@@ -56,7 +56,7 @@ def test_the_units_pass_systemd_analyze_verify(tmp_path: Path, name: str) -> Non
 
 @needs_analyze
 def test_the_drop_in_for_spark_lets_java_run(tmp_path: Path) -> None:
-    """With it the unit verifies without a word, has a network, and Java may execute what it compiles."""
+    """With it, the unit is valid, has a network, and may execute memory that it wrote."""
     name = "embsync.service"
     (tmp_path / name).write_text((UNITS / name).read_text().replace("/opt/embsync/bin/embsync", "/bin/true"))
     (tmp_path / f"{name}.d").mkdir()
@@ -68,7 +68,7 @@ def test_the_drop_in_for_spark_lets_java_run(tmp_path: Path) -> None:
     dropped_in = (UNITS / f"{name}.d/spark.conf").read_text()
     assert "MemoryDenyWriteExecute=no" in dropped_in
     assert "PrivateNetwork=no" in dropped_in
-    (tmp_path / f"{name}.d/wrong.conf").write_text("[Service]\nNoSuchKey=1\n")  # it is read, so the file before it was
+    (tmp_path / f"{name}.d/wrong.conf").write_text("[Service]\nNoSuchKey=1\n")  # shows that drop-ins are read
     output = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
     )
@@ -77,7 +77,7 @@ def test_the_drop_in_for_spark_lets_java_run(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers here")
 def test_the_user_is_created(tmp_path: Path) -> None:
-    """The sysusers file makes the user that the units name."""
+    """The sysusers file creates the user that the units name."""
     (tmp_path / "etc").mkdir()
     subprocess.run(
         ["systemd-sysusers", f"--root={tmp_path}", str(UNITS / "embsync.sysusers")], check=True, capture_output=True
@@ -86,7 +86,7 @@ def test_the_user_is_created(tmp_path: Path) -> None:
 
 
 def test_the_service_manager_gets_the_actual_state(place: Place) -> None:
-    """READY, a status in words, watchdog messages while there is progress, and STOPPING."""
+    """It gets READY, STATUS, WATCHDOG while there is progress, and STOPPING."""
     address = place.file.parent / "notify"
     with listening(address) as output:
         place.drop(1)
@@ -108,7 +108,7 @@ def test_a_file_name_cannot_forge_a_notification(place: Place) -> None:
 
 
 def test_the_watchdog_is_not_notified_while_work_is_stalled(place: Place) -> None:
-    """If the process neither reports nor computes, there is no progress, and the manager gets no watchdog message."""
+    """A worker that neither reports progress nor uses processor time stops the notifications."""
     address = place.file.parent / "notify"
     place.configure(index={"factory": "HNSW32"})
     place.drop(1, night(1, items=40_000, users=2_000, width=32))
@@ -117,16 +117,16 @@ def test_the_watchdog_is_not_notified_while_work_is_stalled(place: Place) -> Non
         channel.setblocking(False)
         with place.daemon(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="1000000"):
             os.kill(place.at_work(), signal.SIGSTOP)
-            place.wait_looks(6)  # what was still to come of the time before has come: half the manager's patience
+            place.wait_looks(6)  # messages of the time before have arrived: half the watchdog's interval
             drain(channel)
-            place.wait_looks(6)  # the loop turns meanwhile
+            place.wait_looks(6)  # the loop continues meanwhile
             assert "WATCHDOG=1" not in drain(channel)
             os.kill(int(eventually(place.worker)), signal.SIGCONT)
             eventually(lambda: "WATCHDOG=1" in drain(channel))
 
 
 def test_the_watchdog_is_notified_while_a_command_runs(place: Place) -> None:
-    """However long ``store.on_publish`` takes within its own limit, and however short the watchdog's interval."""
+    """The duration of ``store.on_publish`` and the interval of the watchdog do not matter."""
     address = place.file.parent / "notify"
     gate = place.file.parent / "gate"
     place.configure(store={"on_publish": f"until test -e {gate}; do sleep 0.1; done"})
@@ -144,7 +144,7 @@ def test_the_watchdog_is_notified_while_a_command_runs(place: Place) -> None:
 
 
 def drain(channel: socket.socket) -> list[str]:
-    """Return the messages that have come."""
+    """Return the messages that have arrived."""
     output = []
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -153,7 +153,7 @@ def drain(channel: socket.socket) -> list[str]:
 
 
 def test_metrics_follow_the_naming_conventions(place: Place) -> None:
-    """Prometheus's own parser reads the file; counters end in _total; no label is an id."""
+    """Prometheus's parser reads the file; names of counters end in ``_total``; no label is an id."""
     parser = pytest.importorskip("prometheus_client.parser")
     place.drop(1)
     with place.daemon():
@@ -170,7 +170,7 @@ def test_metrics_follow_the_naming_conventions(place: Place) -> None:
 
 
 def test_status_shows_the_daemon(place: Place) -> None:
-    """The command shows the file's contents, even while the watched directory is missing, and whether a daemon runs."""
+    """The command shows status.json, even while the watched directory is missing, and whether a daemon runs."""
     with place.daemon() as process:
         place.remove_root()
         place.wait_state("blind")

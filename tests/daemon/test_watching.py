@@ -1,4 +1,4 @@
-"""However a watch is lost, the daemon finds the next snapshot."""
+"""The daemon finds the next snapshot, however its watch on the directory is lost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from support.waiting import next_tick
 
 from embsync.store.removal import remove_tree
 
-#: The daemon with a fault that cannot be made from outside.
+#: Runs the daemon with a fault that cannot be caused from outside.
 FAULTY = "import runpy, sys; {} sys.argv[0] = 'embsync'; runpy.run_module('embsync', run_name='__main__')"
 
 
 def test_a_snapshot_is_handled_after_an_event_without_a_rescan(root: Path) -> None:
-    """The next rescan is a day away when the files arrive, and when the marker arrives."""
+    """A snapshot is published although the next rescan is a day away."""
     place = Place(root, rescan_seconds=86_400.0)
     with place.daemon():
         place.wait_state("idle")
@@ -40,7 +40,7 @@ def test_a_snapshot_is_handled_after_an_event_without_a_rescan(root: Path) -> No
 
 
 def test_existing_snapshots_are_published_in_order(place: Place) -> None:
-    """A backlog is handled in turn, in natural order, and what is never complete waits, with its reason."""
+    """A backlog is published in natural order; an incomplete snapshot waits, with the reason in the status."""
     for number in (10, 9, 2):
         place.drop(number)
     place.drop(11, marker=False)
@@ -54,7 +54,7 @@ def test_existing_snapshots_are_published_in_order(place: Place) -> None:
 
 @pytest.mark.parametrize("order", ["name", "mtime"])
 def test_no_older_snapshot_is_published_when_the_newest_is_deleted(root: Path, order: str) -> None:
-    """Nothing that comes before a handled snapshot is published: deleting a bad night publishes no earlier night."""
+    """Nothing that comes before a handled snapshot is published, even if that snapshot is deleted."""
     place = Place(root, backlog="newest", order=order)
     for number in (1, 2, 3):
         place.drop(number)
@@ -69,7 +69,7 @@ def test_no_older_snapshot_is_published_when_the_newest_is_deleted(root: Path, o
 
 
 def test_the_watched_directory_may_be_missing_at_the_start(place: Place) -> None:
-    """A daemon without its directory reports the state blind, and notices when the directory appears."""
+    """The daemon reports the state blind, and notices when the directory appears."""
     place.remove_root()
     with place.daemon():
         assert place.wait_state("blind")["watch"]["health"] == "missing"
@@ -87,7 +87,7 @@ def test_the_watched_directory_may_be_missing_at_the_start(place: Place) -> None
     ],
 )
 def test_a_watched_directory_that_cannot_be_listed_counts_as_missing(place: Place, how: str, reason: str) -> None:
-    """The kernel would also watch a file; the directory counts as missing, logged once, until it can be listed."""
+    """The directory counts as missing, logged once, until it can be listed, although the kernel can watch a file."""
     place.command = OBEYING
     with place.daemon():
         place.wait_state("idle")
@@ -113,7 +113,7 @@ def test_a_watched_directory_that_cannot_be_listed_counts_as_missing(place: Plac
 
 
 def test_an_unreadable_snapshot_is_waited_for(place: Place) -> None:
-    """It is shown with the reason, not ignored as not a snapshot; warnings of libraries are JSON lines too."""
+    """It waits with the reason in the status; warnings of libraries are logged as JSON lines too."""
     place.command = OBEYING
     folder = place.drop(1)
     folder.chmod(0)
@@ -151,7 +151,7 @@ def test_the_watched_directory_may_be_renamed_and_replaced(place: Place) -> None
 
 
 def test_the_watched_directory_may_be_a_changing_link(place: Place) -> None:
-    """A link is followed to its current target."""
+    """The current target of the link is watched."""
     for name in ("one", "two"):
         (place.watch.parent / name).mkdir()
     place.watch.rmdir()
@@ -166,7 +166,7 @@ def test_the_watched_directory_may_be_a_changing_link(place: Place) -> None:
 
 
 def test_a_mount_over_the_watched_directory_is_noticed(place: Place) -> None:
-    """Another file system mounted on the root is another root; when it is unmounted, the old one is back."""
+    """Snapshots are found on the file system that is mounted there, and in the old directory after it is unmounted."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
@@ -178,15 +178,15 @@ def test_a_mount_over_the_watched_directory_is_noticed(place: Place) -> None:
 
 
 def test_an_overflow_of_the_event_queue_loses_nothing(place: Place) -> None:
-    """With more events than the kernel keeps, snapshots whose events were dropped are found."""
+    """Snapshots are found although their events exceeded the kernel's limit and were dropped."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     litter = place.watch / "litter"
     litter.mkdir()
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
-        place.send(signal.SIGSTOP)  # nobody reads the queue
-        for number in range(limit + 1):  # each is closed after writing: an event at least
+        place.send(signal.SIGSTOP)  # so that the queue is not read
+        for number in range(limit + 1):  # each write causes at least one event
             (litter / str(number % 100)).write_bytes(b"x")
         shutil.rmtree(litter)
         place.drop(2)
@@ -202,7 +202,7 @@ def test_a_name_that_is_not_utf_8_stops_nothing(place: Place) -> None:
     with place.daemon() as process:
         (place.watch / stray).mkdir()
         folder = place.drop(1, marker=False)
-        place.send(signal.SIGSTOP)  # else it may find the marker before what is newer
+        place.send(signal.SIGSTOP)  # otherwise the daemon may find the marker before the newer file
         (folder / "_SUCCESS").touch()
         next_tick(folder / "_SUCCESS")
         (folder / stray).write_bytes(b"newer than the marker")
@@ -217,7 +217,7 @@ def test_a_name_that_is_not_utf_8_stops_nothing(place: Place) -> None:
 
 
 def test_a_failed_event_handler_is_replaced(place: Place) -> None:
-    """An exception ends the thread that dispatches events; this is noticed, and the watch is armed again."""
+    """If the thread that dispatches events ends with an exception, the watch is armed again."""
     place.command = [
         sys.executable,
         "-m",
@@ -237,7 +237,7 @@ def test_a_failed_event_handler_is_replaced(place: Place) -> None:
     assert "ZeroDivisionError" in place.log.read_text()
 
 
-#: Enters a namespace of users, in which the kernel gives three inotify watches and no more.
+#: Enters a user namespace in which the kernel allows three inotify watches.
 _FEW_WATCHES = """
 import ctypes, os
 from pathlib import Path
@@ -251,7 +251,7 @@ Path("/proc/sys/user/max_inotify_watches").write_text("3")
 
 
 def test_reaching_the_inotify_limit_is_harmless(place: Place) -> None:
-    """The kernel watches three directories and no more: what is completed in others is found by the rescan."""
+    """Snapshots in directories that cannot be watched are found by the rescan."""
     if subprocess.run([sys.executable, "-c", _FEW_WATCHES], capture_output=True, check=False).returncode != 0:
         pytest.skip("no namespace of users with a limit of its own can be made here")
     for number in range(5):
@@ -268,7 +268,7 @@ def test_reaching_the_inotify_limit_is_harmless(place: Place) -> None:
 
 
 def test_without_events_the_rescan_finds_everything(place: Place) -> None:
-    """Without kernel watches, as on a network file system, rescans find everything, and status reports this."""
+    """Without kernel watches, as on a network file system, rescans find everything, and status reports the reason."""
     place.command = [
         sys.executable,
         "-m",
@@ -286,7 +286,7 @@ def test_without_events_the_rescan_finds_everything(place: Place) -> None:
 
 
 def test_a_burst_of_files_causes_one_scan(place: Place) -> None:
-    """Twelve thousand files overflow the kernel's queue; the snapshot among them is published nevertheless."""
+    """A snapshot is published even if its events are lost among those of 12,000 files."""
     place.drop(1)
     with place.daemon() as process:
         place.wait_for(1)
@@ -302,7 +302,7 @@ def test_a_burst_of_files_causes_one_scan(place: Place) -> None:
             used, begin, looks = processor_seconds(process.pid), time.monotonic(), place.looks()
             place.wait_looks(5)
             passed = time.monotonic() - begin
-            # none for an event that is over
+            # no scans for earlier events
             return (
                 processor_seconds(process.pid) - used < 0.25 * passed and place.looks() - looks <= 2 + passed / RESCAN
             )
@@ -328,7 +328,7 @@ def test_a_slow_writer_through_a_memory_map_is_waited_for(root: Path) -> None:
 
 
 def test_contents_that_do_not_match_the_manifest_are_waited_for(root: Path) -> None:
-    """If sizes agree but hashes do not, it waits; the next is handled, and once corrected, it is published."""
+    """A snapshot whose hashes differ waits; another is published meanwhile, and it is too once it is corrected."""
     place = Place(root, complete="auto")
     folder = place.drop(2, marker=False)
     list_files(folder, sha256="0" * 64)
@@ -341,12 +341,12 @@ def test_contents_that_do_not_match_the_manifest_are_waited_for(root: Path) -> N
         assert place.published() == ["day=1"]
         list_files(folder)
         place.wait_for(2)
-    # each wait is as long as all before it together, and at least a rescan
+    # Each wait is as long as all previous ones together, and at least one rescan interval.
     assert len(place.logged("incomplete")) <= 2 + math.log2(max((time.monotonic() - begin) / RESCAN, 1.0))
 
 
 def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
-    """Other numbers in a file of the same name and size are found, without one name having changed."""
+    """Changed values in a file with the same name and size are found."""
     place = Place(root, settle_seconds=0.5)
     folder = place.drop(1)
     with place.daemon():
@@ -356,7 +356,7 @@ def test_contents_changed_in_place_are_a_new_snapshot(root: Path) -> None:
 
 
 def list_files(folder: Path, **changes: object) -> None:
-    """List a snapshot's files in its manifest.json, written last and atomically."""
+    """Write manifest.json with the snapshot's files, atomically."""
     files = [
         {
             "path": file.name,
@@ -371,7 +371,7 @@ def list_files(folder: Path, **changes: object) -> None:
 
 
 def overwrite(path: Path) -> None:
-    """Write another number at the end of a file, in place."""
+    """Change the last value of a file in place."""
     with path.open("r+b") as file:
         file.seek(-4, 2)
         file.write(np.float32(0.5).tobytes())
@@ -384,7 +384,7 @@ def processor_seconds(process: int) -> float:
 
 
 def test_very_deep_trees_do_not_stop_the_daemon(place: Place) -> None:
-    """One is there at the start, one is moved in later; the snapshots beside them are published by the same daemon."""
+    """Snapshots beside trees that exist at the start or are moved in later are published by the same daemon."""
     deep(place.watch / "bottomless", 1200)
     place.drop(1)
     try:

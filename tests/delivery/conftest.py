@@ -1,4 +1,4 @@
-"""Stores that every kind of sink is tested with; they are published once and only read."""
+"""Stores with which every kind of sink is tested; they are published once and only read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from servers import KEY, SECRET, S3Server, moto, program, rclone
 
 pytest.register_assert_rewrite("contract")
 
-#: Enough to tell rows apart, and few enough for any sink.
+#: Enough to distinguish rows, and few enough for any sink.
 _SIZES = {"items": 120, "users": 90}
 
 
@@ -41,7 +41,7 @@ def _labels(name: str) -> list[str]:
 
 
 def _write_labels(folder: Path, made: Night) -> None:
-    """Leave labels of every kind beside a night, some null, with what JSON and databases need to quote."""
+    """Write labels of every type beside a night, with nulls and with characters that JSON and databases must escape."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -72,14 +72,14 @@ def _publish(root: Path, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Give the endpoint with conditional writes."""
+    """An S3 endpoint with conditional writes."""
     with moto(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Give the endpoint without them."""
+    """An S3 endpoint without conditional writes."""
     if not Path(program("rclone")).exists():
         pytest.skip("rclone not installed (extra 'test-services')")
     with rclone(tmp_path_factory.mktemp("rclone")) as server:
@@ -88,7 +88,7 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
 
 @pytest.fixture(autouse=True)
 def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the servers, and of no cloud."""
+    """Set the credentials of these servers, and none of a cloud."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
@@ -102,14 +102,14 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 @pytest.fixture
 def database(postgresql: PostgresqlServer) -> Iterator[str]:
-    """An empty database with pgvector."""
+    """The name of an empty database with pgvector."""
     with postgresql.database() as name:
         yield name
 
 
 @pytest.fixture(scope="session")
 def milvus_server() -> Iterator[str]:
-    """The URL of a server that answers the calls of Milvus, one for all tests of a worker."""
+    """The URL of a server with the Milvus API, one for all tests of a worker."""
     with running_milvus() as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""The smallest sink there can be, a directory: it shows what the contract asks, and the service is tested with it."""
+"""The smallest possible sink, a directory: an example of the contract, used by the tests of the service."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MARK = "embsync-directory"
 
 
 class DirectorySinkConfig(SinkConfig, frozen=True, kw_only=True, tag="directory"):
-    """A directory."""
+    """Configuration of a directory as a sink."""
 
     path: str
 
 
 class DirectorySink:
-    """Sides as ``.npz``, a description written last, and one file with the current number."""
+    """Sides as ``.npz`` files, a description written last, and a file with the current number."""
 
     def __init__(self, config: DirectorySinkConfig) -> None:
         self._root = Path(config.path)

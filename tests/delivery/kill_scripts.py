@@ -1,4 +1,4 @@
-"""The work of processes that are killed, each after a line that announces it."""
+"""The processes that are killed; each prints a line when it begins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from embsync.store import Store
 
 
 def die(*_: object, **__: object) -> Any:
-    """End as by ``kill -9``."""
+    """End the process as by ``kill -9``."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -33,12 +33,12 @@ def push(root: Path, config: ObjectStoreConfig) -> None:
 
 
 def pull(root: Path, config: ObjectStoreConfig) -> None:
-    """Pull what is current there."""
+    """Pull the current version."""
     Pull(Store(root), open_objects(config), 5).once()
 
 
 def service(root: Path, config: ObjectStoreConfig) -> None:
-    """Deliver, as the service does."""
+    """Deliver as the service does."""
     settings = DeliveryConfig(sinks=(config,), rescan_seconds=0.02, recheck_seconds=0.05)
     chosen = load(environment={}, options={"store.path": str(root)})
     DeliveryService(lambda: msgspec.structs.replace(chosen, delivery=settings)).run()
@@ -48,7 +48,7 @@ WORK: dict[str, Callable[[Path, ObjectStoreConfig], None]] = {"push": push, "pul
 
 
 def main(work: str, root: str, config: str, before_the_pointer: str) -> None:
-    """Do it; with ``before_the_pointer``, die after the last object and before the pointer."""
+    """Do the named work; with ``before_the_pointer``, die after the last object and before the pointer."""
     if before_the_pointer == "yes":
         ObjectStoreSink._swap = die
         Store._point_to = die

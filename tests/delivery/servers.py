@@ -1,4 +1,4 @@
-"""S3 endpoints on loopback: one with conditional writes (moto), and one without (rclone); each is started once."""
+"""S3 endpoints on loopback: one with conditional writes (moto), and one without (rclone)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from support.waiting import eventually
 
 KEY, SECRET = "tester", "a-secret-that-nobody-may-see"
 BUCKET = "bucket"
-#: moto compares a condition and then writes: no other thread may come between the two.
+#: moto compares a condition and then writes, so no thread switch may happen between the two.
 _MOTO = "import sys; sys.setswitchinterval(60); from moto.server import main; main()"
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """An endpoint that runs, with one bucket, and where its log is."""
+    """A running endpoint with one bucket, and its log file."""
 
     url: str
     log: Path
 
 
 def program(name: str) -> str:
-    """Return the path of a program that a Python package installs, or of one on the machine."""
+    """Return the path of a program that a Python package installs, or of one on the ``PATH``."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else shutil.which(name) or name
 
@@ -53,7 +53,7 @@ def rclone(folder: Path) -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def _running(command: list[str], log: Path) -> Iterator[S3Server]:
-    """Run a server on a port of its choice, which its log says once it listens."""
+    """Run a server on a port that it chooses and logs once it listens."""
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
 
         def listening() -> re.Match[str] | None:

@@ -1,4 +1,4 @@
-"""``embsync deliver --once`` into databases: switches, a rollback, and a secret that is shown nowhere."""
+"""``embsync deliver --once`` into databases: switches, a rollback, and a secret that is never shown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Place:
         self.file.write_text(yaml.safe_dump({"store": {"path": str(self.root)}, "delivery": delivery}))
 
     def run(self, *arguments: str, expected: int = 0) -> str:
-        """Run a command, and return all it prints."""
+        """Run a command, and return all of its output."""
         self.capture.readouterr()
         assert run([*arguments, "--config", str(self.file)]) == expected
         return "".join(self.capture.readouterr())
@@ -59,7 +59,7 @@ def test_postgresql_follows_the_store(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """A wrong password ends with 8, and is in neither output nor state; with the right one, the delivery succeeds."""
+    """A wrong password exits with 8 and is in neither output nor state; with the right one, the delivery succeeds."""
     (tmp_path / "password").write_text(SECRET)
     sink = {"kind": "postgresql", "url": postgresql.url(database)}
     place = Place(tmp_path, stores("plain"), capfd, **sink, password_file=str(tmp_path / "password"))
@@ -81,7 +81,7 @@ def test_postgresql_follows_the_store(
 def test_milvus_follows_the_store(
     stores: Callable[[str], Path], milvus: str, milvus_client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By the same commands."""
+    """Deliveries follow a publish and a rollback."""
     place = Place(tmp_path, stores("plain"), capfd, kind="milvus", url=milvus)
 
     def number_served() -> int | None:

@@ -1,4 +1,4 @@
-"""The contract itself, with the smallest sink that keeps it."""
+"""The contract, tested with the smallest sink."""
 
 from __future__ import annotations
 

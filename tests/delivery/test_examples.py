@@ -1,4 +1,4 @@
-"""The examples for schedulers and containers: their files are parsed, and the commands that they hold are run."""
+"""The examples for schedulers and containers: their files are parsed, and their commands are run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 class Place:
-    """A machine that looks as the examples say, below a directory."""
+    """A directory with the layout that the examples expect of a machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,15 +46,15 @@ class Place:
         wrapper.chmod(0o755)
 
     def here(self, text: str) -> str:
-        """Return text with its paths below the directory, and its bucket in a directory."""
+        """Return text with its paths moved below the directory, and its bucket replaced by a directory."""
         text = text.replace("s3://models/books", f"file://{self.folder}/bucket")
         return re.sub(r"(?<![\w/.:])/(snapshots|var|etc|embeddings)\b", rf"{self.folder}/\1", text)
 
     def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command of an example here."""
+        """Run a command of an example in the directory."""
         environment = {**os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
         words = [self.here(word) for word in command]
-        if words[0] == "embsync":  # as its wrapper runs it, but forked
+        if words[0] == "embsync":  # as its wrapper would, but forked
             words[:1] = [sys.executable, "-m", "embsync"]
         return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
@@ -65,7 +65,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    """Return the objects of a file for Kubernetes."""
+    """Return the objects of a Kubernetes file."""
     return list(yaml.safe_load_all((EXAMPLES / "kubernetes" / name).read_text(encoding="utf-8")))
 
 
@@ -75,13 +75,13 @@ def containers(spec: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def configure(place: Place, **changes: Any) -> None:
-    """Write the configuration of the example where it looks for it."""
+    """Write the configuration of the example to the path that it expects."""
     config = yaml.safe_load(place.here(documents("publish.yaml")[0]["data"]["embsync.yaml"]))
     (place.folder / "etc/embsync/embsync.yaml").write_text(json.dumps({**config, **changes}))
 
 
 def test_the_cron_job_publishes_and_delivers_and_the_sidecar_follows(place: Place) -> None:
-    """Command after command, as Kubernetes would run them; the last one is left to the tests of the server."""
+    """The commands work in the order in which Kubernetes runs them; the server's is tested elsewhere."""
     configure(place)
     job = containers(documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"])
     assert list(job) == ["publish", "deliver"]
@@ -117,7 +117,7 @@ def publish_another(place: Place, job: dict[str, list[str]]) -> None:
 
 
 def test_every_kubernetes_manifest_is_valid() -> None:
-    """Volumes that are mounted exist, commands are those of this release, and options are known."""
+    """Mounted volumes exist, commands exist in this release, and the image has its version."""
     specs = [documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]]
     specs.append(documents("sidecar.yaml")[0]["spec"]["template"]["spec"])
     for spec in specs:
@@ -130,7 +130,7 @@ def test_every_kubernetes_manifest_is_valid() -> None:
 
 
 def test_the_container_image_has_what_it_needs() -> None:
-    """It installs this release with extras that there are, and runs a command that there is, not as root."""
+    """The image installs this release with extras that exist, and runs an existing command, not as root."""
     lines = (EXAMPLES / "container" / "Dockerfile").read_text(encoding="utf-8").splitlines()
     text = "\n".join(lines)
     found = re.search(r'"embsync\[([a-z,]+)\]==([\d.]+)"', text)
@@ -144,14 +144,14 @@ def test_the_container_image_has_what_it_needs() -> None:
 
 
 class Fatal(Exception):
-    """Stands for an error after which nothing is tried again."""
+    """Stands for an error after which a scheduler does not retry."""
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
 
 class Again(Fatal):
-    """Stands for an error after which an attempt follows."""
+    """Stands for an error after which a scheduler retries."""
 
 
 def _stub(name: str, **members: Any) -> types.ModuleType:
@@ -166,7 +166,7 @@ def _decorator(*arguments: Any, **_: Any) -> Any:
 
 @pytest.fixture
 def schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give stand-ins for the two schedulers: only what they do with exit codes is tested here."""
+    """Replace the two schedulers by stubs, since only their use of exit codes is tested."""
     anything: Callable[..., Any] = lambda *_, **__: None  # noqa: E731
     dagster = _stub(
         "dagster", asset=_decorator, Definitions=anything, RetryPolicy=anything, Failure=Fatal, RetryRequested=Again
@@ -185,7 +185,7 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_exit_codes_tell_a_scheduler_what_to_retry(
     place: Place, schedulers: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """By the exit codes of all errors: what may heal by itself; and the JSON is returned."""
+    """Only the exit codes of transient errors are retried; the JSON output is returned."""
     ast.parse((EXAMPLES / name).read_text(encoding="utf-8"))
     spec = importlib.util.spec_from_file_location("example", EXAMPLES / name)
     assert spec is not None
@@ -209,7 +209,7 @@ def test_exit_codes_tell_a_scheduler_what_to_retry(
 
 
 def test_copies_made_by_other_programs_are_intact(place: Place) -> None:
-    """As docs/delivery.md describes: rclone leaves out the link, and one command makes the copy a store again."""
+    """As docs/delivery.md describes, rclone omits the link, and one command restores it in the copy."""
     configure(place)
     job = containers(documents("publish.yaml")[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"])
     assert place.run(job["publish"]).returncode == 0

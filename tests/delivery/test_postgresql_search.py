@@ -1,4 +1,4 @@
-"""Queries of a PostgreSQL sink and their results."""
+"""Results of queries of a PostgreSQL sink."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Stores = Callable[[str], Path]
 
 @contextmanager
 def sink_at(postgresql: PostgresqlServer, database: str, **keys: Any) -> Iterator[Sink]:
-    """Open a sink, and close it."""
+    """Open a sink and close it."""
     sink = open_sink(
         PostgresqlConfig(name="test", url=postgresql.url(database), password_file=str(postgresql.password_file), **keys)
     )
@@ -37,7 +37,7 @@ def sink_at(postgresql: PostgresqlServer, database: str, **keys: Any) -> Iterato
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Stores of enough rows for an index to be of use, by metric."""
+    """Return stores by metric, with enough rows for an index to be used."""
     made: dict[str, Path] = {}
 
     def store(metric: str) -> Path:
@@ -68,7 +68,7 @@ def test_a_search_finds_and_scores_as_the_store_does(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """By every metric and index; with 16-bit numbers in the index the scores are still those of the stored vectors."""
+    """It holds for each metric and index; with a 16-bit index, scores are those of the stored vectors."""
     with pinned(larger(metric)) as version, sink_at(postgresql, database, **keys) as sink:
         deliver(sink, version)
         assert version.users is not None
@@ -100,7 +100,7 @@ def test_the_functions_answer_every_kind_of_query(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """By user, item and vector; for carried users, and not for carried items; nothing for ids that are not there."""
+    """Searches by user, item and vector return live items, for carried users too, and nothing for unknown ids."""
     with (
         pinned(stores("plain")) as version,
         sink_at(postgresql, database) as sink,
@@ -133,7 +133,7 @@ def test_a_reader_needs_three_grants_and_keeps_its_settings(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """In a connection that has not used pgvector yet; later versions need no further grant."""
+    """It holds in a connection that has not used pgvector; later versions need no further grant."""
     with sink_at(postgresql, database) as sink, postgresql.connect(database) as owner:
         with pinned(stores("plain"), 1) as version:
             deliver(sink, version)
@@ -158,7 +158,7 @@ def test_two_statements_of_read_committed_may_see_two_versions(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """As docs/how-to/postgresql.md states; with REPEATABLE READ they see one."""
+    """It is documented in docs/how-to/postgresql.md; with REPEATABLE READ, they see one."""
     with sink_at(postgresql, database) as sink:
         for number, expected in ((1, None), (2, 1)):
             with pinned(stores("plain"), number) as version:
@@ -178,7 +178,7 @@ def test_an_idle_reader_delays_a_removal_and_nothing_else(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """The wait is bounded, the message names the process, other versions come and go, and the rest is done later."""
+    """The wait is bounded, the error names the process, other versions are delivered, and the removal is done later."""
     with sink_at(postgresql, database, drop_seconds=0.2) as sink:
         for number, expected in ((1, None), (2, 1)):
             with pinned(stores("plain"), number) as version:
@@ -196,7 +196,7 @@ def test_an_idle_reader_delays_a_removal_and_nothing_else(
             with pytest.raises(SinkUnavailable):
                 sink.drop(2)
             assert reader.execute("SELECT count(*) > 0 FROM embsync.items WHERE version = 1").fetchone() == (True,)
-            reader.execute("ROLLBACK")  # a closed connection keeps its locks until the server has noticed
+            reader.execute("ROLLBACK")  # a closed connection keeps its locks until the server notices
         for number in (2, 1):
             sink.drop(number)
         assert [(one.number, one.complete) for one in sink.generations()] == [(3, True)]
@@ -209,7 +209,7 @@ def test_a_reader_gets_an_error_after_its_version_was_removed(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """A transaction that has seen the pointer, and asks when that version is gone, gets an error and not nothing."""
+    """A transaction that read the pointer of a removed version gets an error instead of an empty result."""
     import psycopg
 
     with sink_at(postgresql, database) as sink, postgresql.connect(database) as connection:
@@ -230,7 +230,7 @@ def test_a_reader_gets_an_error_after_its_version_was_removed(
 def test_a_width_of_2001_is_served_by_an_index_of_16_bit_numbers(
     tmp_path: Path, postgresql: PostgresqlServer, database: str
 ) -> None:
-    """What a search finds is scored by the stored numbers of 32 bits: as in Python, to the last digits."""
+    """Scores are computed from the stored 32-bit vectors, and agree with Python's."""
     sync(tmp_path / "store", night(0, items=80, users=20), "wide", configured(index__recall_at=5))
     widen(tmp_path / "store", 2_001)
     with (
@@ -254,7 +254,7 @@ def test_wide_vectors_have_a_16_bit_index(
     database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Here above a width of 4; and pgvector's own limits are those that the sink knows."""
+    """With the limit set to a width of 4, a wider vector has one; pgvector's own limits are those of the sink."""
     import psycopg
 
     from embsync.delivery.postgresql import requirements
@@ -280,7 +280,7 @@ def test_the_server_ends_the_session_of_a_killed_delivery(
     postgresql: PostgresqlServer,
     database: str,
 ) -> None:
-    """It looks every second, also in the middle of a statement, and between deliveries no lock is held."""
+    """The server checks connections every second, even during a statement; no lock is held between deliveries."""
     with sink_at(postgresql, database) as sink, postgresql.connect(database) as other:
         with pinned(stores("plain")) as version:
             deliver(sink, version)
@@ -294,9 +294,9 @@ def test_the_server_ends_the_session_of_a_killed_delivery(
 def test_a_condition_on_labels_finds_as_many_as_match(
     scanned: int, sort: str, stores: Stores, postgresql: PostgresqlServer, database: str
 ) -> None:
-    """As ``where=`` does in Python, carried items left out; also where the scan of the index ends before.
+    """Results equal those of ``where=`` in Python, without carried items, even if the index scan ends early.
 
-    Without sorting PostgreSQL uses the index, though there are few rows.
+    With sorting disabled, PostgreSQL uses the index although there are few rows.
     """
     conditions: list[tuple[str, dict[str, Any]]] = [
         ('$.genre == "müsli"', {"genre": "müsli"}),

@@ -1,4 +1,4 @@
-"""What the pages on PostgreSQL and Milvus show a reader: the scripts and the lines of Python, run as they stand."""
+"""Scripts and Python code of the PostgreSQL and Milvus pages, run unchanged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def answers(script: str, url: str, lines: list[list[int]], **environment: str) -
 
 
 def asked(version: embsync.Version) -> tuple[list[list[int]], list[Any]]:
-    """Return lines for a trained user, an absent one and a new one, and the vectors that belong to them."""
+    """Return lines for a trained, an absent and a new user, and their vectors."""
     users, items = version.users, version.items
     assert users is not None
     present, absent = int(users.ids[users.live][0]), int(users.ids[~users.live][0])
@@ -49,7 +49,7 @@ def asked(version: embsync.Version) -> tuple[list[list[int]], list[Any]]:
 
 
 def require_answers(version: embsync.Version, found: list[dict[str, Any]], vectors: list[Any]) -> None:
-    """Compare with the store's own: the sink's index may miss some."""
+    """Compare with the store's own results, some of which the sink's index may miss."""
     for one, vector in zip(found, vectors, strict=True):
         ids, _ = version.search(np.asarray(vector, np.float32), K)
         assert one["version"] == version.number
@@ -59,7 +59,7 @@ def require_answers(version: embsync.Version, found: list[dict[str, Any]], vecto
 
 
 def block(page: str, url: str, replacement: str, user: int) -> str:
-    """Return the lines of Python of a page, with the server and a user of the test."""
+    """Return the Python code of a page, with the server and a user of the test."""
     [source] = [one.source for one in Document(f"docs/how-to/{page}.md").fences() if one.language == "python"]
     assert url in source
     assert "100002" in source
@@ -76,7 +76,7 @@ def version(stores: Callable[[str], Path]) -> Iterator[embsync.Version]:
 def test_readers_of_postgresql(
     version: embsync.Version, postgresql: PostgresqlServer, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script answers users who are trained, absent and new; the page's statements give the same version."""
+    """The script answers trained, absent and new users; the page's statements read the same version."""
     url = postgresql.url(database)
     sink = open_sink(PostgresqlConfig(name="test", url=url, password_file=str(postgresql.password_file)))
     deliver(sink, version)
@@ -95,7 +95,7 @@ def test_readers_of_postgresql(
 
 @pytest.mark.services("pymilvus", "milvus_lite")
 def test_readers_of_milvus(version: embsync.Version, milvus: str, milvus_client: Any) -> None:
-    """The same: the alias is resolved once, and the name is used from there."""
+    """The script answers them too; the page resolves the alias once and then uses the name."""
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     deliver(sink, version)
     sink.close()

@@ -1,4 +1,4 @@
-"""Copies of a store by other programs, by the commands of docs/delivery.md."""
+"""Copies of a store by other programs, with the commands of docs/delivery.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = re.findall(r"`((?:rsync|rclone|ln) [^`]+)`", _SECTION)
 
 
 def commands(name: str, **places: object) -> list[list[str]]:
-    """Return the documented commands of a program, with these places."""
+    """Return the documented commands of a program, with these paths."""
     found = []
     for text in (text for text in COMMANDS if text.startswith(f"{name} ")):
         for place, path in places.items():
@@ -40,7 +40,7 @@ def publish(root: Path, number: int) -> None:
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync not installed")
 def test_rsync_in_three_steps(tmp_path: Path) -> None:
-    """After each of them the copy is a store with a complete current version; in another order it is not."""
+    """After each step, the copy has a complete current version; in another order, it has not."""
     root, copy, other = tmp_path / "store", tmp_path / "copy", tmp_path / "other"
     copy.mkdir()
     other.mkdir()
@@ -62,7 +62,7 @@ def test_rsync_in_three_steps(tmp_path: Path) -> None:
 
 @pytest.mark.services("obstore")
 def test_rclone_copies_backups(tmp_path: Path, rclone_server: S3Server) -> None:
-    """Without ``current``, which is restored by hand; in an object store ``--links`` makes a file of it."""
+    """Without ``--links``, the copy lacks ``current``, which a command restores; with it, the link becomes a file."""
     root, restored = tmp_path / "store", tmp_path / "restored"
     for number in range(2):
         publish(root, number)

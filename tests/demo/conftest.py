@@ -1,4 +1,4 @@
-"""One demo as a user gets it, and a smaller world for everything that needs several."""
+"""The demo with its defaults, and a smaller world for tests that need several."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from support.shared import made_once
 from embsync.demo.story import Story, run
 from embsync.demo.taste import World
 
-#: Big enough for healthy checks, small enough to be told in about a second.
+#: Large enough to pass the checks, small enough to run in about a second.
 SMALL = World(items=700, users=800)
 
 
 @pytest.fixture(scope="session")
 def played(request: pytest.FixtureRequest) -> Story:
-    """The demo at its defaults."""
+    """The demo with its defaults."""
     return made_once(request, "demo", run)
 
 

@@ -1,4 +1,4 @@
-"""Implicit ALS against its formula, and what another seed does to it."""
+"""Implicit ALS checked against its formula, and the effect of another seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def some_likes(users: int = 60, items: int = 40) -> csr_array:
 
 
 def test_a_half_step_solves_the_published_equation() -> None:
-    """Each row solves its own weighted ridge regression, written here as densely as the paper does."""
+    """Each row solves its weighted ridge regression, computed here in dense form as in the paper."""
     likes, items = some_likes(), np.random.default_rng(6).standard_normal((40, 6)).astype(np.float32)
     found, Y = solve(likes, items, SETTINGS), items.astype(np.float64)
     for user, row in enumerate(likes.toarray()):
@@ -32,13 +32,13 @@ def test_a_half_step_solves_the_published_equation() -> None:
 
 
 def test_a_user_without_likes_has_no_preference() -> None:
-    """A row without likes is zero."""
+    """A row without likes is a zero vector."""
     items = np.random.default_rng(6).standard_normal((40, 6)).astype(np.float32)
     np.testing.assert_array_equal(solve(some_likes(), items, SETTINGS)[-1], 0)
 
 
 def test_training_lowers_the_loss() -> None:
-    """More iterations never fit worse."""
+    """The loss does not increase with more iterations."""
     likes = some_likes()
 
     def loss(iterations: int) -> float:
@@ -52,7 +52,7 @@ def test_training_lowers_the_loss() -> None:
 
 
 def test_another_seed_gives_nearly_the_same_scores_on_other_axes() -> None:
-    """Same data, same scores, unlike vectors: the reason why embsync exists."""
+    """The scores are nearly the same for the same data, but the vectors differ: the problem that embsync solves."""
     world, random = World(items=300, users=400), np.random.default_rng(2)
     night = next(taste.nights(world, taste.catalogue(world, 1, random), 1, random))
     settings = TrainingSettings(iterations=20)
@@ -66,7 +66,7 @@ def test_another_seed_gives_nearly_the_same_scores_on_other_axes() -> None:
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
-    """Bit for bit."""
+    """The vectors are equal bit for bit."""
     one, two = (train(some_likes(), SETTINGS, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(one.items, two.items)
     np.testing.assert_array_equal(one.users, two.users)

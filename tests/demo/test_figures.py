@@ -1,4 +1,4 @@
-"""The figures that docs/method.md and the picture of the README give for the demo are those of the demo."""
+"""The demo's figures in docs/method.md and in the picture of the README are those that the demo computes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from embsync.demo.story import Story
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Rounding in the table, and what another BLAS does to ten iterations of ALS.
+#: Rounding in the table, and the effect of another BLAS on ten iterations of ALS.
 TOLERANCE = 0.03
 
 
@@ -22,7 +22,7 @@ def table() -> list[list[str]]:
 
 
 def test_the_table_has_the_figures_of_the_demo(played: Story) -> None:
-    """Raw and stable, row by row."""
+    """Every row of the table has the demo's figures, raw and stable."""
     cosine, overlap, classifier, retrained, error = table()
     last, near = played.nights[-1], played.stale[0]
     expected = (

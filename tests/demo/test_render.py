@@ -1,4 +1,4 @@
-"""What a person and what a program gets to see of the demo."""
+"""The output of the demo as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embsync.demo.story import Story
 
 
 def printed(played: Story, encoding: str = "utf-8", width: int = 80) -> str:
-    """Return what a terminal of that width would show."""
+    """Return what a terminal of this width would show."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding)
     render.show(played, Console(file=file, width=width, highlight=False))
@@ -36,7 +36,7 @@ def test_the_figures_are_printed(played: Story) -> None:
 
 
 def test_the_commands_to_try_next_can_be_copied(played: Story) -> None:
-    """Three complete lines, unbroken however long the path is."""
+    """Three complete commands are printed without line breaks, however long the path is."""
     lines = [line.strip() for line in printed(played, width=60).splitlines()]
     commands = [line for line in lines if line.startswith("embsync ")]
     assert commands == [
@@ -47,19 +47,19 @@ def test_the_commands_to_try_next_can_be_copied(played: Story) -> None:
 
 
 def test_paths_are_relative_where_that_is_shorter(played: Story, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below the working directory, the demo is named relative to it."""
+    """Below the working directory, the demo's path is printed relative to it."""
     monkeypatch.chdir(played.directory.parent)
     assert f"embsync status --store {played.directory.name}/store\n" in printed(played)
 
 
 def test_a_terminal_without_unicode_gets_plain_bars(played: Story) -> None:
-    """Nothing is printed that an ASCII terminal cannot show."""
+    """Only ASCII characters are printed to an ASCII terminal."""
     text = printed(played, "ascii")
     assert "####" in text
 
 
 def test_json_has_every_figure(played: Story) -> None:
-    """The dictionary is plain: after a round trip through JSON it is equal, apart from tuples being lists."""
+    """After a round trip through JSON the dictionary is equal, except that tuples are lists."""
     plain = render.as_dict(played)
     again = json.loads(json.dumps(plain))
     assert again["store"] == str(played.store)

@@ -1,4 +1,4 @@
-"""The entire demo: real snapshots, a real store, and figures about them."""
+"""The entire demo: real snapshots, a real store, and their figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def raw(played: Story, night: int) -> Embeddings:
 
 
 def test_a_classifier_works_on_stable_and_fails_on_raw_vectors(played: Story) -> None:
-    """On every later night: near chance on raw vectors, within 0.05 of a retrained one on stable vectors."""
+    """On every later night, AUC is near chance on raw vectors, within 0.05 of a retrained one on stable vectors."""
     later = played.nights[1:]
     assert all(abs(night.auc_raw - 0.5) < 0.15 for night in later)
     assert abs(float(np.mean([night.auc_raw for night in later])) - 0.5) < 0.1
@@ -32,7 +32,7 @@ def test_a_classifier_works_on_stable_and_fails_on_raw_vectors(played: Story) ->
 
 
 def test_all_vectors_work_equally_before_the_first_retraining(played: Story) -> None:
-    """On night 1 itself the classifier does as well on raw as on stable vectors: the space costs nothing."""
+    """On night 1 the classifier works as well on raw as on stable vectors: the space costs nothing."""
     first = played.nights[0]
     assert first.auc_raw == pytest.approx(first.auc_stable, abs=0.01)
     assert first.item_cosine is None
@@ -40,7 +40,7 @@ def test_all_vectors_work_equally_before_the_first_retraining(played: Story) -> 
 
 
 def test_a_stale_query_finds_more_with_stable_vectors(played: Story) -> None:
-    """Raw: little better than anything; stable: most of the fresh top 10, and more of what was liked next."""
+    """With raw vectors it finds little; with stable ones most of the fresh top 10, and more of later likes."""
     assert [stale.night for stale in played.stale] == [5, 1]
     for stale in played.stale:
         assert stale.users > 100
@@ -52,7 +52,7 @@ def test_a_stale_query_finds_more_with_stable_vectors(played: Story) -> None:
 
 
 def test_items_stay_in_place_between_nights(played: Story) -> None:
-    """Raw cosines are near zero, stable ones high; both agree with what the pipeline wrote into the manifests."""
+    """Raw cosines are near zero and stable ones high; both agree with the manifests."""
     with embsync.open(played.store) as store:
         for night in played.nights[1:]:
             assert night.item_cosine_raw is not None
@@ -66,7 +66,7 @@ def test_items_stay_in_place_between_nights(played: Story) -> None:
 
 
 def test_every_version_is_published_without_a_warning_and_certified(played: Story) -> None:
-    """The demo is a healthy case: every check passes, and the certificate is at rounding."""
+    """Every check passes, and the score error is at the level of rounding."""
     with embsync.open(played.store) as store:
         assert [night.version for night in played.nights] == [1, 2, 3, 4, 5, 6]
         for night in played.nights:
@@ -79,7 +79,7 @@ def test_every_version_is_published_without_a_warning_and_certified(played: Stor
 
 
 def test_snapshots_are_complete_and_have_different_axes(played: Story) -> None:
-    """Two nights' raw items are near orthogonal as they stand, and near each other once rotated."""
+    """Raw items of two nights are nearly orthogonal, and close to each other after a rotation."""
     for night in played.nights:
         files = {path.name for path in (played.snapshots / f"day={night.night}").iterdir()}
         assert files == {"items.npy", "item_ids.npy", "users.npy", "user_ids.npy", "item_labels.csv", "_SUCCESS"}
@@ -102,7 +102,7 @@ def test_users_and_items_come_and_go_every_night(played: Story) -> None:
 
 
 def test_the_example_equals_the_answers_of_the_store(played: Story) -> None:
-    """The shown user is absent from the last snapshot, and the shown list is what a search by that id gives."""
+    """The user shown is absent from the last snapshot, and the list shown is the result of a search by its id."""
     shown = played.example
     assert shown.user not in raw(played, 6).user_ids
     assert shown.user in raw(played, shown.night).user_ids
@@ -117,7 +117,7 @@ def test_the_example_equals_the_answers_of_the_store(played: Story) -> None:
 
 
 def test_the_same_seed_gives_the_same_figures(tmp_path: Path, small: World) -> None:
-    """All figures repeat, times apart; another seed gives others."""
+    """All figures except times are equal; another seed gives other figures."""
     stories = [run(tmp_path / str(number), 3, seed=seed, world=small) for number, seed in enumerate((3, 3, 4))]
     one, again, other = (dataclasses.asdict(story)["nights"] for story in stories)
     assert one == again
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_figures(tmp_path: Path, small: World) -> N
 
 
 def test_two_nights_are_the_minimum(tmp_path: Path, small: World) -> None:
-    """Two nights give one group of stale users; one night leaves nothing to compare."""
+    """Two nights give one group of stale users; with one night there is nothing to compare."""
     played = run(tmp_path / "two", 2, world=small)
     assert [stale.night for stale in played.stale] == [1]
     with pytest.raises(UsageError, match="too few nights"):
@@ -136,7 +136,7 @@ def test_two_nights_are_the_minimum(tmp_path: Path, small: World) -> None:
 
 
 def test_progress_never_goes_back(tmp_path: Path, small: World) -> None:
-    """The share that is done rises from 0 to 1."""
+    """The completed share rises from 0 to 1."""
     heard: list[tuple[str, float]] = []
     run(tmp_path, 2, lambda stage, share: heard.append((stage, share)), world=small)
     shares = [share for _, share in heard]
@@ -148,7 +148,7 @@ def test_progress_never_goes_back(tmp_path: Path, small: World) -> None:
 def test_the_environment_does_not_change_the_demo(
     tmp_path: Path, small: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Variables that configure a real store are not for the demo's."""
+    """Variables that configure a store are ignored by the demo."""
     monkeypatch.setenv("EMBSYNC_SPACE__ANCHORS__POLICY", "first")
     run(tmp_path, 2, world=small)
     with embsync.open(tmp_path / "store") as store:

@@ -1,4 +1,4 @@
-"""The taste model: likes that mean something, from people who come and go."""
+"""The taste model: likes that follow tastes, of users who come and go."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embsync.demo.taste import World
 
 
 def played(world: World, count: int, seed: int = 1) -> tuple[taste.Catalogue, list[taste.Night]]:
-    """Return all nights; what was liked is a copy of that night's state."""
+    """Return all nights; likes are copied from that night's state."""
     random = np.random.default_rng(seed)
     known = taste.catalogue(world, count, random)
     return known, list(taste.nights(world, known, count, random))
@@ -30,7 +30,7 @@ def test_likes_follow_tastes_and_popularity(small: World) -> None:
 
 
 def test_a_night_has_no_rows_of_absent_users_and_no_rare_items(small: World) -> None:
-    """Who is away has no row; every trained item has likes enough."""
+    """An absent user has no row, and every trained item has enough likes."""
     _, nights = played(small, 4)
     for before, night in itertools.pairwise(nights):
         assert len(night.away) > 0
@@ -41,14 +41,14 @@ def test_a_night_has_no_rows_of_absent_users_and_no_rare_items(small: World) -> 
 
 
 def test_rows_are_in_random_order(small: World) -> None:
-    """A training job promises no order of rows, and the demo's keeps none."""
+    """Rows have no order, as training jobs guarantee none."""
     _, (night,) = played(small, 1)
     assert (np.diff(night.items) < 0).any()
     assert (np.diff(night.users) < 0).any()
 
 
 def test_the_requested_number_of_new_likes_is_drawn(small: World) -> None:
-    """Nothing is liked twice, and nothing that is not on offer."""
+    """Nothing is liked twice, and only available items are liked."""
     known, (night,) = played(small, 1)
     users, offered = night.users[:50], np.sort(night.items)[:300]
     before = night.liked.copy()
@@ -60,7 +60,7 @@ def test_the_requested_number_of_new_likes_is_drawn(small: World) -> None:
 
 
 def test_without_focus_likes_follow_popularity_alone(small: World) -> None:
-    """With focus 0 affinity does not show in the likes."""
+    """With focus 0, likes do not depend on affinity."""
     known, (night,) = played(replace(small, focus=0.0), 1)
     affinity = known.user_tastes[night.users] @ known.item_tastes[night.items].T
     liked = night.likes.toarray() > 0
@@ -68,6 +68,6 @@ def test_without_focus_likes_follow_popularity_alone(small: World) -> None:
 
 
 def test_every_item_has_a_distinct_title() -> None:
-    """Also when there are more items than pairs of words."""
+    """Titles are distinct even if there are more items than pairs of words."""
     assert len({titles.title(number) for number in range(9000)}) == 9000
     assert titles.title(5000).endswith(" 2")

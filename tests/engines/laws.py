@@ -1,4 +1,4 @@
-"""What every engine's side must do, whatever its partitions: the same as the code for rows that are held here."""
+"""Properties of every engine's side for any partitions: its results are those of the code for rows in memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from embsync.rows import ArrayRows
 from embsync.snapshots.row_digest import row_sums
 from embsync.store.rows import ParentRows, plan
 
-#: Makes a side of ids, vectors and, of a version, the versions last seen.
+#: Makes a side of ids, vectors and, for a version, the versions in which each row was last seen.
 Make = Callable[..., SideTable]
 ROWS, WIDTH, DIMENSION, NUMBER = 600, 6, 7, 9
 KEPT = Kept(np.array([2, 5, 6, 8]), 2)
 
 
 class World:
-    """A snapshot of a side and its parent: ids gone, carried, returned and new."""
+    """A snapshot of a side and its parent, with ids that left, were carried, returned and are new."""
 
     def __init__(self, *, strings: bool, dtype: str) -> None:
         random = np.random.default_rng(5)
@@ -122,7 +122,7 @@ def the_second_pass_writes_and_measures_the_same(make: Make, world: World, direc
 
 
 def expected_plan(world: World) -> Any:
-    """Return the rows of the new version, planned by ids held here."""
+    """Return the rows of the new version, planned by the code for ids in memory."""
     return plan(world.ids, ParentRows(world.parent_ids, world.last_seen, KEPT.lineage), KEPT.carry)
 
 
@@ -131,7 +131,7 @@ def _shown(name: Any) -> Any:
 
 
 def _has_parts(written: WrittenTable, ids: Array, vectors: Array, seen: Array) -> None:
-    """The part files, in their order, have these rows, and are described as they are."""
+    """Assert that the part files, in their order, have these rows and match their descriptions."""
     tables = [pq.read_table(part.path) for part in written.parts]
     for part, table in zip(written.parts, tables, strict=True):
         assert (part.rows, part.first, part.last) == (len(table), table["id"][0].as_py(), table["id"][-1].as_py())
@@ -145,7 +145,7 @@ def _has_parts(written: WrittenTable, ids: Array, vectors: Array, seen: Array) -
 
 
 def damage_is_refused(make: Make, kind: str) -> None:
-    """A side with a null, a value that is not finite, rows of two widths or an id twice is refused by the row's id."""
+    """A side with a null, a non-finite value, rows of two widths or a repeated id is refused with the row's id."""
     ids: list[Any] = [*range(100, 160)]
     vectors: list[Any] = [[1.0, 2.0, float(name)] for name in ids]
     expected = "117"

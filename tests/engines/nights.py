@@ -1,4 +1,4 @@
-"""Nights through both engines, and what has to be equal."""
+"""Nights published by both engines, and the comparison of their versions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from embsync.pipeline import Request
 from embsync.pipeline.run import publish_snapshot
 from embsync.store import Store
 
-#: What differs although the versions are the same: times, random names, files, and an index that is built in parallel.
+#: Fields that differ although the versions are equal: times, random names, files, and an index built in parallel.
 _OTHER = frozenset({"seconds", "created", "space_id", "files", "mtime_ns", "format", "parts", "index", "checks"})
 
 
 def save(
     directory: Path, items: Any, item_ids: Any, users: Any, user_ids: Any, files: int = 3, *, fixed: bool = False
 ) -> Path:
-    """Write a snapshot as part files of parquet, of lists or of lists of fixed size."""
+    """Write a snapshot as parquet part files with lists or fixed-size lists."""
     for name, ids, vectors in (("items", item_ids, items), ("users", user_ids, users)):
         (directory / name).mkdir(parents=True)
         for number, rows in enumerate(np.array_split(np.arange(len(ids)), files)):
@@ -40,7 +40,7 @@ def publish(store: Path, snapshot: Path, config: Config, **options: Any) -> Mani
 
 
 def differences(first: Manifest, second: Manifest) -> list[str]:
-    """Return the fields that differ by more than 1e-6, relative to their size, or at all if they are not numbers."""
+    """Return the fields that differ by more than 1e-6 relative to their size, or at all if they are not numbers."""
     return list(_differences(msgspec.to_builtins(first), msgspec.to_builtins(second), ""))
 
 
@@ -59,7 +59,7 @@ def _differences(first: Any, second: Any, place: str) -> Iterator[str]:
 
 
 def require_same_users(local: Path, spark: Path, number: int) -> None:
-    """The users of a version are the same rows, within one float32 rounding of the row's largest entry."""
+    """Assert that the users of a version are the same rows, within one float32 rounding of the row's largest entry."""
     arrays, parts = (root / "versions" / f"{number:06d}" / "users" for root in (local, spark))
     table = pq.read_table([str(path) for path in sorted(parts.glob("part-*.parquet"))])
     ids, vectors, seen = (np.load(arrays / f"{name}.npy") for name in ("ids", "vectors", "last_seen"))
@@ -71,7 +71,7 @@ def require_same_users(local: Path, spark: Path, number: int) -> None:
 
 
 def require_same_arrays(local: Path, spark: Path, number: int) -> None:
-    """Anchors, start sample and neighbours are the same ids and rows."""
+    """Assert that anchors, start sample and neighbours are the same ids and rows."""
     one, other = (root / "versions" / f"{number:06d}" for root in (local, spark))
     for name in ("anchors/user_ids", "anchors/user_ages", "start/user_ids", "neighbours"):
         np.testing.assert_array_equal(np.load(one / f"{name}.npy"), np.load(other / f"{name}.npy"), name)

@@ -1,4 +1,4 @@
-"""Tasks that fail, hang or are killed, a limited driver, and one that dies: one version or none, counts exact."""
+"""Tasks that fail, hang or are killed, a driver with little memory or killed: at most one exact version."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ pytestmark = [
     pytest.mark.torture,
     pytest.mark.services("pyspark"),
     pytest.mark.timeout(1800),
-    pytest.mark.filterwarnings("ignore"),  # pyspark's own
+    pytest.mark.filterwarnings("ignore"),  # pyspark's own warnings
 ]
 
 ROWS = 4000
 CONF = {
     "spark.sql.shuffle.partitions": 3,
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    "spark.sql.files.openCostInBytes": 128 * 2**20,  # a file a partition
+    "spark.sql.files.openCostInBytes": 128 * 2**20,  # one file per partition
 }
 
 
 def snapshot(directory: Path, *, width: int = 8, files: int = 6) -> Path:
-    """Write a night of one taste."""
+    """Write a night of random vectors."""
     random = np.random.default_rng(3)
     items, users = random.normal(size=(600, width)), random.normal(size=(ROWS, width))
     rows = items.astype(np.float32), np.arange(600), users.astype(np.float32), np.arange(ROWS) * 3
@@ -57,14 +57,14 @@ def configured(directory: Path, engine: dict[str, Any]) -> list[str]:
 
 
 def environment(directory: Path, fault: str = "") -> dict[str, str]:
-    """Return an environment whose executors make a fault once."""
+    """Return an environment whose executors fail once with this fault."""
     (directory / "python").mkdir()
     fault_variables = {"FAULT": fault, "FAULT_MARKER": str(directory / "fault")}
     return {**os.environ, **fault_variables, "PYSPARK_PYTHON": str(bare_python(directory / "python"))}
 
 
 def sync(directory: Path, path: Path, engine: dict[str, Any], fault: str = "", seconds: float = 600) -> None:
-    """Publish a snapshot in a process of its own, which must succeed."""
+    """Publish a snapshot in another process, and require that it succeeds."""
     command = [*configured(directory, engine), "--store", str(directory / "spark"), str(path)]
     done = subprocess.run(
         command, env=environment(directory, fault), timeout=seconds, capture_output=True, text=True, check=False
@@ -73,7 +73,7 @@ def sync(directory: Path, path: Path, engine: dict[str, Any], fault: str = "", s
 
 
 def require_one_exact_version(directory: Path, path: Path) -> Manifest:
-    """The version is the local engine's, its files are those of the manifest, and nothing else is left."""
+    """Assert that the version is the local engine's, and its files are those of the manifest, without others."""
     local = nights.publish(directory / "local", path, Config(index=IndexConfig(factory="Flat")))
     spark = Store(directory / "spark").manifest(1)
     assert nights.differences(local, spark) == []
@@ -88,7 +88,7 @@ def require_one_exact_version(directory: Path, path: Path) -> Manifest:
 
 @pytest.mark.parametrize("fault", ["raise", "exit", "kill"])
 def test_a_task_that_fails_after_it_has_written_counts_once(tmp_path: Path, fault: str) -> None:
-    """The part file of the failed attempt is not in the version, and the second attempt's is."""
+    """The version contains the part file of the second attempt, but not that of the failed one."""
     path = snapshot(tmp_path)
     sync(tmp_path, path, {"master": "local[2,4]", "conf": CONF, "partitions": 5}, fault)
     assert (tmp_path / "fault").exists()
@@ -96,7 +96,7 @@ def test_a_task_that_fails_after_it_has_written_counts_once(tmp_path: Path, faul
 
 
 def test_executors_that_do_not_see_the_store_are_named(tmp_path: Path) -> None:
-    """One line, exit code 2, what to share, and no version or staging directory."""
+    """The message is one line that names what to share, with exit code 2; no version or staging directory is left."""
     path = snapshot(tmp_path)
     command = [
         *configured(tmp_path, {"master": "local[2]", "conf": CONF}),
@@ -115,7 +115,7 @@ def test_executors_that_do_not_see_the_store_are_named(tmp_path: Path) -> None:
 
 
 def test_a_job_that_stalls_is_cancelled(tmp_path: Path) -> None:
-    """A task hangs: after engine.stall_seconds the run ends with one line and exit code 7, and without a version."""
+    """If a task hangs, the run ends after engine.stall_seconds with one line and exit code 7, without a version."""
     path = snapshot(tmp_path)
     engine = {"master": "local[2]", "conf": CONF, "partitions": 2, "stall_seconds": 30}
     command = [*configured(tmp_path, engine), "--store", str(tmp_path / "spark"), str(path)]
@@ -131,7 +131,7 @@ def test_a_job_that_stalls_is_cancelled(tmp_path: Path) -> None:
 
 
 def test_two_attempts_of_a_task_count_once(tmp_path: Path) -> None:
-    """With speculation, the attempt that hangs and the one that overtakes it write both; one counts."""
+    """With speculation, both the hanging attempt and the one that overtakes it write; one of them counts."""
     path = snapshot(tmp_path)
     conf = CONF | {
         "spark.speculation": True,
@@ -147,7 +147,7 @@ def test_two_attempts_of_a_task_count_once(tmp_path: Path) -> None:
 
 
 def test_hundreds_of_partitions_meet_no_limit_of_the_driver(tmp_path: Path) -> None:
-    """400 partitions whose sums are half a mebibyte each, 200 MiB, with spark.driver.maxResultSize at 64 MiB."""
+    """400 partitions with sums of half a mebibyte each, 200 MiB, succeed with spark.driver.maxResultSize at 64 MiB."""
     path = snapshot(tmp_path, width=256, files=400)
     conf = CONF | {"spark.driver.maxResultSize": "64m"}
     sync(tmp_path, path, {"master": "local[2]", "conf": conf, "partitions": 400}, seconds=1500)
@@ -156,7 +156,7 @@ def test_hundreds_of_partitions_meet_no_limit_of_the_driver(tmp_path: Path) -> N
 
 
 def test_a_driver_that_dies_leaves_no_version_and_is_swept(tmp_path: Path) -> None:
-    """Killed while executors write: no version; the next run removes what is left and publishes exactly one."""
+    """A driver killed while executors write leaves no version; the next run removes its files and publishes one."""
     path = snapshot(tmp_path)
     engine = {"master": "local[2,4]", "conf": CONF, "partitions": 5}
     command = [*configured(tmp_path, engine), "--store", str(tmp_path / "spark"), str(path)]
@@ -170,14 +170,14 @@ def test_a_driver_that_dies_leaves_no_version_and_is_swept(tmp_path: Path) -> No
     process.wait()
     assert Store(tmp_path / "spark").numbers() == []
     while list(_processes_of(process.pid)):
-        time.sleep(0.1)  # Java ends at the end of its input, and its workers with it
+        time.sleep(0.1)  # Java and its workers exit at the end of its input
     rest = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert rest.returncode == 0, rest.stderr[-3000:]
     require_one_exact_version(tmp_path, path)
 
 
 def _processes_of(session: int) -> list[int]:
-    """Return the processes of a session of the system."""
+    """Return the processes of a session of the operating system."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -190,7 +190,7 @@ def _processes_of(session: int) -> list[int]:
 
 
 def test_spark_connect_publishes_the_same(tmp_path: Path) -> None:
-    """Over gRPC, without a context in this process: data frames are enough."""
+    """Over gRPC, without a SparkContext in this process, the same version is published."""
     pytest.importorskip("grpc_status", reason="needs pyspark[connect]")
     pyspark = pytest.importorskip("pyspark")
     path, environ = snapshot(tmp_path), environment(tmp_path)
@@ -215,7 +215,7 @@ def test_spark_connect_publishes_the_same(tmp_path: Path) -> None:
 
 
 def test_a_stop_of_the_daemon_ends_spark(tmp_path: Path) -> None:
-    """While a task hangs: the daemon exits in time, Java and its workers are gone, and no version or part is left."""
+    """While a task hangs, the daemon exits in time; Java and its workers end, and no version or part file is left."""
     path = snapshot(tmp_path)
     configured(tmp_path, {"master": "local[2,4]", "conf": CONF, "partitions": 5})
     plain = msgspec.yaml.decode((tmp_path / "config.yaml").read_bytes())
@@ -244,7 +244,7 @@ def test_a_stop_of_the_daemon_ends_spark(tmp_path: Path) -> None:
 
 @needs_goodbooks
 def test_five_nights_of_goodbooks_are_the_same_by_both_engines(tmp_path: Path) -> None:
-    """Every figure of the manifests to 1e-6, the users within a float32 rounding, anchors, samples and fingerprints."""
+    """All figures agree to 1e-6, users within a float32 rounding, and anchors, samples and fingerprints are equal."""
     local, spark = (tmp_path / name for name in ("local", "spark"))
     engine = EngineConfig(kind="spark", master="local[2]", conf=CONF, partitions=3)
     try:

@@ -1,4 +1,4 @@
-"""A small seeded world, and one night in the life of its index."""
+"""A small seeded side, and functions that make the next night and its index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 16
 
 @dataclass(frozen=True)
 class Side:
-    """A side as the store writes it: rows that ascend by id, some of them live."""
+    """A side as the store writes it: rows ascending by id, some of them live."""
 
     ids: np.ndarray
     vectors: np.ndarray
@@ -32,7 +32,7 @@ class Side:
 
 
 def make_side(rows: int = 1500, width: int = WIDTH, seed: int = 0, carried: int = 100) -> Side:
-    """A decaying spectrum, as embeddings have, with rows at random places that are carried, not live."""
+    """Make a side with a decaying spectrum, as of embeddings, and carried rows at random positions."""
     rng = np.random.default_rng(seed)
     spectrum = np.linspace(1.5, 0.4, width)
     vectors = (rng.standard_normal((rows, width)) * spectrum).astype(np.float32)
@@ -44,7 +44,7 @@ def make_side(rows: int = 1500, width: int = WIDTH, seed: int = 0, carried: int 
 def next_night(
     side: Side, seed: int, cosine: float = 0.99, gone: int = 15, new: int = 30, back: int = 10
 ) -> tuple[Side, np.ndarray]:
-    """Another night: all vectors move, some ids leave, some are new, some return; and the parent's row map."""
+    """Return another night and the parent's row map: vectors move, some ids leave, some are new, some return."""
     rng = np.random.default_rng(seed)
     absent = np.setdiff1d(side.ids, side.live_ids)
     returning = absent[:back]
@@ -63,7 +63,7 @@ def next_night(
 
 
 def build(side: Side, config: IndexConfig, previous: ParentIndex | None = None, threads: int = 1) -> Built:
-    """The index of a side, one thread."""
+    """Build the index of a side, by default with one thread."""
     return refresh(side.vectors, side.live, side.queries, None, config, threads, previous)
 
 
@@ -77,7 +77,7 @@ def save(built: Built, path: Path) -> str:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where a test keeps its index files."""
+    """A directory for the index files of a test."""
 
     path: Path
 
@@ -109,25 +109,25 @@ def side() -> Side:
 
 @pytest.fixture
 def make() -> Callable[..., Side]:
-    """Make another side."""
+    """A function that makes another side."""
     return make_side
 
 
 @pytest.fixture
 def night() -> Callable[..., tuple[Side, np.ndarray]]:
-    """Let a night pass."""
+    """A function that makes the next night."""
     return next_night
 
 
 @pytest.fixture
 def index_of() -> Callable[..., Built]:
-    """Build the index of a side."""
+    """A function that builds the index of a side."""
     return build
 
 
 @pytest.fixture(scope="session")
 def built_once() -> Callable[..., tuple[Side, Built]]:
-    """Make a side and build its index, which is shared by tests that only read both."""
+    """A function that makes a side and its index, shared by tests that do not modify them."""
     made: dict[str, tuple[Side, Built]] = {}
 
     def once(config: IndexConfig, **options: int) -> tuple[Side, Built]:
@@ -142,7 +142,7 @@ def built_once() -> Callable[..., tuple[Side, Built]]:
 
 @pytest.fixture
 def same() -> Callable[..., tuple[Side, np.ndarray]]:
-    """A night in which nothing happens."""
+    """A function that makes a night without changes."""
 
     def pass_night(side: Side) -> tuple[Side, np.ndarray]:
         row_map = np.full(side.ids.size, -1, np.int64)

@@ -70,7 +70,7 @@ def test_any_factory_string_can_be_built(side, shelf, index_of, factory):
 )
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, knob, least, metric):
-    """The reported search reaches the target, is what a reader measures, and one step less effort does not."""
+    """The reported parameters reach the target as a reader measures it, and one step less effort does not."""
     config = IndexConfig(factory=factory, metric=metric)
     built = index_of(side, config)
     truth = exact_neighbours(live_vectors(side.vectors, side.live, metric), side.queries, 10, metric)
@@ -91,7 +91,7 @@ def test_the_gate_finds_the_cheapest_parameters(side, index_of, factory, knob, l
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_index_is_built_with_the_configured_threads(side, monkeypatch, threads):
-    """``threads``; later searches have as many as before."""
+    """``threads`` applies to the build; later searches use as many threads as before."""
     used, build = [], rotate_or_rebuild.build
 
     def noted(*arguments):
@@ -109,13 +109,13 @@ def test_an_index_is_built_with_the_configured_threads(side, monkeypatch, thread
     ("rows", "factory"), [(3_900, "Flat"), (4_100, "HNSW32"), (5_000, "HNSW32"), (6_000, "HNSW32")]
 )
 def test_the_estimate_is_that_of_the_larger_possible_index(rows, factory):
-    """``auto`` near its limit keeps the kind of index that there was."""
+    """Near its limit, ``auto`` keeps the kind of index of the previous version."""
     assert resolve_factory("auto", rows, "HNSW32") == factory
     assert estimate_bytes(rows, 16, "auto") == estimate_bytes(rows, 16, factory)
 
 
 def test_the_search_continues_past_a_plateau_of_recall():
-    """Queries that want the same ten of which some lie far from the others: all are found, however long nothing was."""
+    """If some of the ten neighbours are far from the others, all are found, even after a plateau of recall."""
     random = np.random.default_rng(0)
     vectors = random.standard_normal((3000, 16)).astype(np.float32)
     side, live = live_vectors(vectors, np.arange(3000), "l2"), np.arange(3000)
@@ -127,14 +127,14 @@ def test_the_search_continues_past_a_plateau_of_recall():
 
 
 def test_an_unreachable_target_is_reported(side, index_of):
-    """Codes too coarse for the target: the report has the recall reached and the parameters, and nothing raises."""
+    """With codes too coarse for the target, the report has the recall reached and the parameters, without an error."""
     built = index_of(side, IndexConfig(factory="IVF16,PQ2x4", on_missed_recall="refuse"))
     assert built.report.recall_at_10 < built.report.target_recall == 0.95
     assert 1 <= built.report.search["nprobe"] <= 16
 
 
 def test_given_ground_truth_equals_computed_ground_truth(side):
-    """Exact neighbours from the caller, even more of them than needed, lead to the same report."""
+    """Exact neighbours from the caller, even more of them than needed, give the same report."""
     config = IndexConfig(factory="HNSW16")
     truth = exact_neighbours(live_vectors(side.vectors, side.live, "inner_product"), side.queries, 25, "inner_product")
     given = refresh(side.vectors, side.live, side.queries, truth, config, 1)
@@ -145,7 +145,7 @@ def test_given_ground_truth_equals_computed_ground_truth(side):
 
 
 def test_without_queries_no_recall_is_reported(side):
-    """No queries: recall is None and the search parameters are generous ones."""
+    """Without queries, recall is None and the search parameters are generous."""
     built = refresh(side.vectors, side.live, side.queries[:0], None, IndexConfig(factory="HNSW16"), 1)
     assert built.report.recall_at_10 is None
     assert built.report.search == {"efSearch": 64}
@@ -153,14 +153,14 @@ def test_without_queries_no_recall_is_reported(side):
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,PQ4x4", "PCA8,HNSW16,RFlat"])
 def test_with_one_thread_the_file_is_reproducible(side, shelf, index_of, factory):
-    """Same input, one thread: byte-identical files and equal reports."""
+    """With the same input and one thread, files are byte-identical and reports equal."""
     first, second = (index_of(side, IndexConfig(factory=factory)) for _ in range(2))
     assert shelf.save(first, "a") == shelf.save(second, "b")
     assert first.report == second.report
 
 
 def test_vectors_are_not_modified_and_may_be_read_only(side, tmp_path):
-    """A read-only memory map is read as it is, for every metric."""
+    """A read-only memory map is used directly, for every metric."""
     np.save(tmp_path / "vectors.npy", side.vectors)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     for metric in ("inner_product", "cosine", "l2"):
@@ -172,7 +172,7 @@ def test_vectors_are_not_modified_and_may_be_read_only(side, tmp_path):
 
 
 def test_an_error_of_the_writer_is_raised(side, index_of):
-    """A full disk stops the writing at once, with the writer's own error."""
+    """A full disk stops the writing immediately, with the writer's own error."""
     built = index_of(side, IndexConfig(factory="Flat"))
     calls = []
 
@@ -186,7 +186,7 @@ def test_an_error_of_the_writer_is_raised(side, index_of):
 
 
 def test_the_index_is_written_as_a_stream(make, index_of):
-    """No chunk is larger than a mebibyte, and together they are the index."""
+    """No chunk is larger than a mebibyte, and together the chunks are the index."""
     built = index_of(make(rows=20_000, width=32), IndexConfig(factory="Flat"))
     sizes = []
     built.write(lambda chunk: sizes.append(len(chunk)))
@@ -219,7 +219,7 @@ def test_the_index_is_written_as_a_stream(make, index_of):
     ],
 )
 def test_invalid_factory_strings_are_refused(factory, metric, width):
-    """A string FAISS rejects, or whose index cannot serve the metric, is a configuration error before any work."""
+    """A string that FAISS rejects, or that does not support the metric, is a configuration error before any work."""
     with pytest.raises(UsageError, match=r"index\.factory") as caught:
         check_factory(IndexConfig(factory=factory, metric=metric), width)
     assert caught.value.exit_code == 2
@@ -248,25 +248,25 @@ def test_invalid_factory_strings_are_refused(factory, metric, width):
     ],
 )
 def test_the_minimum_number_of_rows_is_known_without_training(make, index_of, factory, least):
-    """The rows a factory needs at least are enough to build it, and one fewer is refused before any work."""
+    """The minimum number of rows of a factory is enough to build it, and one fewer is refused before any work."""
     config = IndexConfig(factory=factory, metric="l2")
     check_factory(config, 16, least)
     if least > 1:
         with pytest.raises(UsageError, match=rf"expected {least} or more") as caught:
             check_factory(config, 16, least - 1)
         assert caught.value.exit_code == 2
-    enough = max(least, 16)  # what PCA and ranges want is little, and fewer rows than dimensions are never published
+    enough = max(least, 16)  # PCA and ranges need few rows, and fewer rows than dimensions are never published
     assert index_of(make(rows=enough + 10, carried=10), config).report.labels == enough
 
 
 def test_more_lists_than_rows_are_refused(make, index_of):
-    """A factory that needs more rows than there are is a configuration error."""
+    """A factory that needs more rows than exist is a configuration error."""
     with pytest.raises(UsageError, match="too few rows to train"):
         index_of(make(rows=200), IndexConfig(factory="IVF1024,Flat"))
 
 
 def test_ill_formed_arrays_are_refused(side):
-    """Arrays FAISS would take on trust are checked: dtype, order, live rows, queries."""
+    """Types, order, live rows and queries, which FAISS does not check, are validated."""
     config = IndexConfig(factory="Flat")
     for vectors in (side.vectors.astype(np.float64), np.asfortranarray(side.vectors), side.vectors[:, 0]):
         with pytest.raises(UsageError, match="vectors have the wrong form"):
@@ -279,7 +279,7 @@ def test_ill_formed_arrays_are_refused(side):
 
 
 def test_auto_depends_on_the_number_of_items():
-    """Few rows are scanned, more get a graph, very many get lists; a limit is not crossed back and forth."""
+    """The kind is exact for few rows, a graph for more, lists for very many; near a limit it does not change back."""
     assert resolve_factory("auto", 1000) == "Flat"
     assert resolve_factory("auto", 100_000) == "HNSW32"
     assert resolve_factory("auto", 20_000_000).startswith("IVF")
@@ -292,7 +292,7 @@ def test_auto_depends_on_the_number_of_items():
 
 
 def test_the_report_is_stored_unchanged_in_the_manifest(side, index_of):
-    """The keys of the manifest's index object, in its order, and further ones behind them."""
+    """The report has the keys of the manifest's index object, in its order, and further ones after them."""
     built = index_of(side, IndexConfig(factory="HNSW16"))
     assert isinstance(built, Built)
     plain = msgspec.to_builtins(built.report)
@@ -315,7 +315,7 @@ def test_the_report_is_stored_unchanged_in_the_manifest(side, index_of):
 
 
 def test_a_single_row_is_indexed(index_of, make, shelf):
-    """One live row is a catalogue too."""
+    """A side with a single live row can be indexed."""
     side = make(rows=3, carried=2)
     for factory in ("auto", "HNSW16"):
         rows, _ = shelf.open(index_of(side, IndexConfig(factory=factory))).search(side.queries, 10)

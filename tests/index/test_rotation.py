@@ -1,4 +1,4 @@
-"""Moving the vectors of yesterday's index: what stays, what is found, when it is rebuilt instead."""
+"""Rotating the previous index to new vectors: what is kept, what is found, and when it is rebuilt instead."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAX = {"target_recall": 0.5, "max_search_cost_growth": 100.0}
 
 
 def search(built, side, k=10):
-    """What a reader of this version gets."""
+    """Return the search results of a reader of this version."""
     return Searcher(built.index, built.labels, built.report.metric, built.report.points).search(side.queries, k)
 
 
@@ -60,7 +60,7 @@ def test_recall_is_kept_over_several_rotations(side, night, index_of, shelf, fac
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_rotation_equals_rebuild_for_flat(side, night, index_of, shelf, metric):
-    """An exact index, rotated or rebuilt, is the same file."""
+    """An exact index gives the same file, rotated or rebuilt."""
     config = IndexConfig(factory="Flat", metric=metric)
     built = index_of(side, config)
     side, row_map = night(side, seed=5, cosine=0.5)
@@ -74,7 +74,7 @@ def test_rotation_equals_rebuild_for_flat(side, night, index_of, shelf, metric):
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF16,Flat", "HNSW32_SQfp16"])
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_scores_are_those_of_the_new_vectors(side, night, index_of, shelf, factory, metric):
-    """After a rotation the scores are the new vectors' own, and the target recall is met against exact search."""
+    """After a rotation the scores are those of the new vectors, and the target recall is reached."""
     config = IndexConfig(factory=factory, metric=metric)
     built = index_of(side, config)
     side, row_map = night(side, seed=3)
@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_new_vectors(side, night, index_of, shelf, facto
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,Flat"])
 def test_ids_may_disappear_and_return(side, night, index_of, shelf, factory):
-    """An id that leaves is not found, even by its own vector; when it comes back it is."""
+    """An id that leaves is not found, even by its own vector; when it returns it is found."""
     config = IndexConfig(factory=factory, metric="l2", **LAX)
     built = index_of(side, config)
     away = side.ids[side.live[:5]]
@@ -124,7 +124,7 @@ def test_ids_may_disappear_and_return(side, night, index_of, shelf, factory):
 
 
 def test_dead_labels_do_not_cost_recall(side, night, index_of, shelf):
-    """A fifth of the labels dead: they are never returned and k results still come, at the target recall."""
+    """With a fifth of the labels dead, none is returned, and k results are found at the target recall."""
     config = IndexConfig(factory="HNSW32")
     built = index_of(side, config)
     side, row_map = night(side, seed=1, gone=250, new=1, back=0, cosine=0.999)
@@ -138,7 +138,7 @@ def test_dead_labels_do_not_cost_recall(side, night, index_of, shelf):
 
 
 def test_too_many_dead_labels_are_compacted(side, night, index_of, shelf):
-    """Past compact_dead_fraction the index is rebuilt, and the dead labels are gone."""
+    """Above compact_dead_fraction the index is rebuilt without dead labels."""
     config = IndexConfig(factory="HNSW16", compact_dead_fraction=0.1, **LAX)
     built = index_of(side, config)
     side, row_map = night(side, seed=1, gone=250, cosine=0.999)
@@ -157,7 +157,7 @@ def test_too_many_dead_labels_are_compacted(side, night, index_of, shelf):
 
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF64,Flat"])
 def test_the_recall_is_never_below_the_target(make, night, index_of, shelf, factory):
-    """Whatever the drift, the resulting index meets the target; heavy drift leads to a rebuild with that reason."""
+    """For any drift the resulting index reaches the target; large drift leads to a rebuild with that reason."""
     config = IndexConfig(factory=factory, max_search_cost_growth=1.5)
     side = make(rows=4000)
     built = index_of(side, config)
@@ -173,7 +173,7 @@ def test_the_recall_is_never_below_the_target(make, night, index_of, shelf, fact
 
 
 def test_rotated_cost_is_relative_to_the_last_rebuild(side, night, index_of, shelf):
-    """The effort of the last rebuild travels from report to report; a rebuild replaces it."""
+    """Reports pass on the effort of the last rebuild until the next rebuild replaces it."""
     config = IndexConfig(factory="HNSW16")
     built = index_of(side, config)
     first = built.report.search
@@ -190,7 +190,7 @@ def test_rotated_cost_is_relative_to_the_last_rebuild(side, night, index_of, she
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32_SQ8", "IVF16,PQ4x4"])
 def test_an_unchanged_index_is_reused(side, same, index_of, shelf, factory):
-    """Bit-identical vectors on the same live ids: the index is the parent's, byte for byte."""
+    """If the vectors are bit-identical on the same live ids, the index is the parent's, byte for byte."""
     config = IndexConfig(factory=factory, **LAX)
     built = index_of(side, config)
     side, row_map = same(side)
@@ -202,7 +202,7 @@ def test_an_unchanged_index_is_reused(side, same, index_of, shelf, factory):
 
 
 def test_a_reused_index_reaches_a_raised_target(side, same, index_of, shelf):
-    """The same vectors under a higher target: the index stays, searched with the effort a rebuilt one needs."""
+    """With the same vectors and a higher target, the index is kept and searched with the effort a rebuilt one needs."""
     built = index_of(side, IndexConfig(factory="IVF64,Flat", target_recall=0.3))
     side, row_map = same(side)
     previous = replace(shelf.parent(built, row_map), vectors=side.vectors)
@@ -214,7 +214,7 @@ def test_a_reused_index_reaches_a_raised_target(side, same, index_of, shelf):
 
 
 def test_the_recall_of_a_reused_index_is_measured(side, same, index_of, shelf):
-    """Without the parent's vectors stored ones tell; one changed number, or codes that cannot tell, mean rotation."""
+    """Stored vectors replace missing parent vectors; a changed value, or codes without exact vectors, mean rotation."""
     side, row_map = same(side)
     for factory, action in (("Flat", "reused"), ("HNSW16", "reused"), ("HNSW16_SQ8", "rotated"), ("SQ8", "rotated")):
         config = IndexConfig(factory=factory, **LAX)
@@ -228,7 +228,7 @@ def test_the_recall_of_a_reused_index_is_measured(side, same, index_of, shelf):
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "foreign", "labels", "rows", "newer"])
 def test_damage_of_the_parent_index_is_not_inherited(built_once, night, index_of, shelf, damage):
-    """Whatever is wrong with the parent's index, a sound one is rebuilt, and the report and the error name it."""
+    """If the parent's index is damaged, a new one is built, and the report and the error name the damage."""
     config = IndexConfig(factory="HNSW16")
     side, built = built_once(config)
     side, row_map = night(side, seed=1)
@@ -263,7 +263,7 @@ def test_damage_of_the_parent_index_is_not_inherited(built_once, night, index_of
 
 
 def test_a_file_with_the_right_hash_that_is_not_an_index_is_damage(side, same, index_of, shelf):
-    """A hash only proves what was written: a file that is no index is found out when it is loaded."""
+    """A matching hash only proves what was written: a file that is not an index is detected when it is loaded."""
     import hashlib
 
     config = IndexConfig(factory="Flat")
@@ -286,7 +286,7 @@ def test_a_file_with_the_right_hash_that_is_not_an_index_is_damage(side, same, i
     ],
 )
 def test_an_index_that_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf, before, after, reason):
-    """Another factory, another metric, an index that cannot be rotated: rebuilt, and the report has the reason."""
+    """With another factory or metric, or an index that cannot be rotated, it is rebuilt, and the report says why."""
     built = index_of(side, before)
     side, row_map = night(side, seed=1)
     rebuilt = index_of(side, after, shelf.parent(built, row_map))
@@ -296,7 +296,7 @@ def test_an_index_that_cannot_be_rotated_is_rebuilt(side, night, index_of, shelf
 
 
 def test_a_target_that_a_rebuild_misses_is_reported(side, night, same, index_of, shelf):
-    """Where a new index misses the target nothing is rotated for it, until the target is one it reaches."""
+    """If a rebuild misses the target, no rotation is tried until the target is one that it reaches."""
     config = IndexConfig(factory="PQ4x4", target_recall=0.99)
     built = index_of(side, config)
     assert built.report.recall_at_10 < 0.99
@@ -312,7 +312,7 @@ def test_a_target_that_a_rebuild_misses_is_reported(side, night, same, index_of,
 
 
 def test_a_target_raised_since_the_rebuild_is_reached(side, night, index_of, shelf):
-    """What reached the lower target with little effort reaches the higher one with more: it is rotated."""
+    """An index that reached the lower target with little effort reaches the higher one with more, and is rotated."""
     built = index_of(side, IndexConfig(factory="IVF16,Flat", target_recall=0.5))
     assert built.report.recall_at_10 < 0.8
     later, row_map = night(side, seed=1)
@@ -322,7 +322,7 @@ def test_a_target_raised_since_the_rebuild_is_reached(side, night, index_of, she
 
 
 def test_a_graph_is_not_rotated_without_measuring_it(side, night, index_of, shelf):
-    """Without queries there is no judgement: a graph is rebuilt, an exact index is not in doubt."""
+    """Without queries a graph is rebuilt, as its recall cannot be measured; an exact index is rotated."""
     for factory, action in (("HNSW16", "rebuilt"), ("Flat", "rotated")):
         config = IndexConfig(factory=factory)
         built = index_of(side, config)
@@ -331,7 +331,7 @@ def test_a_graph_is_not_rotated_without_measuring_it(side, night, index_of, shel
 
 
 def test_rotation_is_deterministic_and_does_not_change_its_input(side, night, index_of, shelf):
-    """One thread: rotating twice gives the same file, and the parent's file and arrays are untouched."""
+    """With one thread, two rotations give the same file, and the parent's file and arrays are unchanged."""
     config = IndexConfig(factory="HNSW32_SQ8")
     built = index_of(side, config)
     side, row_map = night(side, seed=2)
@@ -348,9 +348,9 @@ def test_rotation_is_deterministic_and_does_not_change_its_input(side, night, in
 @pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF32_HNSW32,Flat"])
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_centroids_follow_the_vectors(side, night, index_of, shelf, factory, metric):
-    """After a rotation the centroids are nearer to the vectors than those of the night before, and as they are trained.
+    """After a rotation centroids are closer to the vectors than the old ones, and normalized as trained.
 
-    Of an inner product they have length one.
+    Except with l2, they have length one.
     """
     config = IndexConfig(factory=factory, metric=metric, **LAX)
     built = index_of(side, config)

@@ -1,4 +1,4 @@
-"""What a search returns, compared with looking at every live row."""
+"""Search results, compared with an exact scan of all live rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRICS = ["inner_product", "cosine", "l2"]
 
 
 def brute_force(vectors, live, queries, k, metric):
-    """Rows and scores by looking at every live row, ties by ascending row."""
+    """Return rows and scores of an exact scan of all live rows, ties by ascending row."""
     rows, asked = vectors[live].astype(np.float64), queries.astype(np.float64)
     if metric == "l2":
         scores = -np.square(asked[:, None, :] - rows[None]).sum(axis=2)
@@ -33,7 +33,7 @@ def brute_force(vectors, live, queries, k, metric):
 
 
 def searcher_of(vectors, live, metric, factory="Flat"):
-    """A searcher over the live vectors."""
+    """Return a searcher over the live vectors."""
     built = refresh(vectors, live, vectors[:0], None, IndexConfig(factory=factory, metric=metric), 1)
     return Searcher(built.index, built.labels, metric, built.report.search)
 
@@ -54,7 +54,7 @@ def test_flat_equals_brute_force(side, shelf, index_of, metric):
 @pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF8,Flat", "PCA4,Flat"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_queries_in_any_order_of_memory_find_the_same(side, factory, metric):
-    """Columns first, every second row, reversed: FAISS reads rows that follow each other."""
+    """Column-major, strided and reversed queries give the same results, although FAISS needs contiguous rows."""
     searcher = searcher_of(side.vectors, side.live, metric, factory)
     queries = np.ascontiguousarray(side.queries[:20])
     rows, scores = searcher.search(queries, 10)
@@ -77,7 +77,7 @@ def test_queries_in_any_order_of_memory_find_the_same(side, factory, metric):
     filtered=st.booleans(),
 )
 def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows, factory, filtered):
-    """With integers, where scores often tie, results are those of brute force, row by row."""
+    """With integer vectors, whose scores often tie, results equal those of brute force row by row."""
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-values, values + 1, (rows, 3)).astype(np.float32)
     live = np.sort(rng.choice(rows, rng.integers(1, rows + 1), replace=False)).astype(np.int64)
@@ -91,7 +91,7 @@ def test_ties_are_ordered_by_row(metric, k, queries, seed, values, rows, factory
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_zero_queries_and_zero_rows_are_searched(metric):
-    """A query of zeros ties with everything: the lowest live rows come, and nothing is NaN."""
+    """A zero query ties with all rows: the lowest live rows are returned, and no score is NaN."""
     vectors = np.zeros((500, 4), np.float32)
     vectors[250:] = 1.0
     live = np.arange(100, 500, dtype=np.int64)
@@ -102,7 +102,7 @@ def test_zero_queries_and_zero_rows_are_searched(metric):
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF8,Flat"])
 def test_k_is_limited_to_the_number_of_live_rows(make, index_of, shelf, factory):
-    """Asking for more than there is returns what there is; a hit that was not found is row -1, score -inf."""
+    """A larger k returns all live rows; a missing hit has row -1 and score -inf."""
     side = make(rows=60, carried=20)
     searcher = shelf.open(index_of(side, IndexConfig(factory=factory)))
     rows, scores = searcher.search(side.queries, 1000)
@@ -112,7 +112,7 @@ def test_k_is_limited_to_the_number_of_live_rows(make, index_of, shelf, factory)
 
 
 def test_missing_hits_are_last(make, index_of):
-    """One probed list does not hold 40 rows: found ones first, then -1 with -inf."""
+    """If one probed list has fewer than 40 rows, the found ones come first, then -1 with -inf."""
     side = make(rows=400)
     built = index_of(side, IndexConfig(factory="IVF16,Flat"))
     searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
@@ -126,7 +126,7 @@ def test_missing_hits_are_last(make, index_of):
 
 
 def test_parameters_override_the_manifest(side, index_of):
-    """A larger efSearch finds at least as much; an unknown parameter is an error that names the known."""
+    """A larger efSearch finds at least as much; an unknown parameter is an error that names the known ones."""
     built = index_of(side, IndexConfig(factory="HNSW8", target_recall=0.5))
     searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
     exact, _ = brute_force(side.vectors, side.live, side.queries, 10, "inner_product")
@@ -142,7 +142,7 @@ def test_parameters_override_the_manifest(side, index_of):
 
 @pytest.mark.parametrize("factory", ["HNSW8", "IVF8,Flat", "IVF8,PQ4x4,RFlat"])
 def test_the_largest_effort_searches_everything(side, index_of, factory):
-    """Numbers beyond every machine word cost no more than that; what is no number is refused before FAISS sees it."""
+    """Numbers beyond every machine word cost no more than that; other values are refused before the search."""
     built = index_of(side, IndexConfig(factory=factory, target_recall=0.5))
     searcher = Searcher(built.index, built.labels, "inner_product", built.report.search)
     everything = dict.fromkeys(built.report.search, built.index.ntotal)
@@ -162,7 +162,7 @@ def test_the_largest_effort_searches_everything(side, index_of, factory):
     ids=["width", "dtype", "1-D"],
 )
 def test_ill_formed_queries_are_refused(side, index_of, queries):
-    """Queries of another width, type or shape are refused with what was found and expected."""
+    """Queries of another width, type or shape are refused with the value found and the expected one."""
     built = index_of(side, IndexConfig(factory="Flat"))
     searcher = Searcher(built.index, built.labels, "inner_product", {})
     with pytest.raises(UsageError, match=r"float32 \(queries, 16\)"):
@@ -203,7 +203,7 @@ def test_files_that_do_not_belong_together_are_refused(side, shelf, index_of):
 
 
 def test_missing_files_and_other_formats_are_refused(side, shelf, index_of):
-    """A file that is missing or no index at all is a StoreError that names it."""
+    """A file that is missing, or is not an index, is a StoreError that names it."""
     built = index_of(side, IndexConfig(factory="Flat"))
     with pytest.raises(StoreError, match=r"nowhere\.faiss: the index is missing"):
         Searcher.open(shelf.path / "nowhere.faiss", built.labels, built.report)
@@ -214,7 +214,7 @@ def test_missing_files_and_other_formats_are_refused(side, shelf, index_of):
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF16,PQ4x4", "HNSW16_SQ8"])
 def test_truncated_files_are_refused(side, shelf, index_of, factory):
-    """Wherever a file ends too early, opening it is a StoreError, not a crash."""
+    """Opening a truncated file is a StoreError, wherever it ends."""
     built = index_of(side, IndexConfig(factory=factory))
     shelf.save(built)
     whole = (shelf.path / "index.faiss").read_bytes()
@@ -226,7 +226,7 @@ def test_truncated_files_are_refused(side, shelf, index_of, factory):
 
 
 def test_an_open_searcher_survives_deletion_of_its_file(side, shelf, index_of):
-    """The mapping outlives the name: a version that is deleted while it is open can still be searched."""
+    """A version that is deleted while it is open can still be searched."""
     built = index_of(side, IndexConfig(factory="HNSW16"))
     searcher = shelf.open(built)
     before, _ = searcher.search(side.queries, 10)
@@ -237,7 +237,7 @@ def test_an_open_searcher_survives_deletion_of_its_file(side, shelf, index_of):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_selector_is_used_only_for_queries_that_meet_many_dead_labels(metric, monkeypatch):
-    """Whatever is dead, the hits are those of a search with a selector of the live rows; most queries need none."""
+    """For any dead labels, hits are those of a search with a selector of live rows; few queries need the selector."""
     rng = np.random.default_rng(5)
     vectors = rng.standard_normal((2000, 8)).astype(np.float32)
     index = build("HNSW16", live_vectors(vectors, np.arange(2000), metric), metric)

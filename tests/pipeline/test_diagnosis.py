@@ -1,4 +1,4 @@
-"""The first sentence of a refusal: what a snapshot most likely is, and what is offered."""
+"""The first sentence of a refusal: the most likely cause, and what is offered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embsync.pipeline import CheckRefusedError
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    """A store with one healthy version; refusals leave it as it is."""
+    """A store with one healthy version, which refusals leave unchanged."""
     with quick_directory() as directory:
         sync(directory / "S", night(0, churn=0.0), "n0")
         yield directory / "S"
@@ -48,7 +48,7 @@ def _shuffled(ids: Any) -> Any:
 
 
 def _other(seed: int) -> Night:
-    """Another model of the same ids."""
+    """Return another model of the same ids."""
     return night(1, churn=0.0, seed=seed)
 
 
@@ -69,7 +69,7 @@ def well() -> Night:
 
 
 def _half_stale(side: str) -> Night:
-    """Leave every second row as the night before left it."""
+    """Keep every second row as it was on the previous night."""
     before, made = night(0, churn=0.0), well()
     key = f"{side[:-1]}_ids"
     _, here, there = np.intersect1d(getattr(made, key), getattr(before, key), return_indices=True)
@@ -78,7 +78,7 @@ def _half_stale(side: str) -> Night:
     return replace(made, **{side: rows})
 
 
-#: name -> (damage, kind, a part of the sentence, whether an override is offered, whether a new space is)
+#: name -> (damage, kind, part of the sentence, whether an override is offered, whether a new space is offered)
 CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
     "item ids shuffled": (
         lambda: _ids(well(), "items", _shuffled),
@@ -279,7 +279,7 @@ CASES: dict[str, tuple[Callable[[], Night], str, str, bool, bool]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_refusal_begins_with_its_most_likely_cause(root: Path, name: str) -> None:
-    """One sentence before the figures, from their pattern; and only useful overrides are offered."""
+    """The cause follows from the pattern of the figures; only useful overrides are offered."""
     make, kind, words, override, new_space = CASES[name]
     with pytest.raises(CheckRefusedError) as raised:
         sync(root, make(), "tonight")
@@ -295,7 +295,7 @@ def test_a_refusal_begins_with_its_most_likely_cause(root: Path, name: str) -> N
 
 
 def test_the_offer_of_a_new_space_says_what_it_means(root: Path) -> None:
-    """It affects all who keep vectors, an index or a model of the old space."""
+    """The hint says that vectors, indexes and models of the old space no longer fit."""
     with pytest.raises(
         CheckRefusedError,
         match=r"beginning a new space: no old vector, index or downstream "

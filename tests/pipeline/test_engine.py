@@ -1,4 +1,4 @@
-"""Waiting for an engine is reported as progress, as long as the engine makes any."""
+"""Waiting for an engine is reported as progress while the engine makes progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embsync.pipeline.engine import Reported
 
 
 class Engine:
-    """Reports progress as often as it was configured to."""
+    """Reports a number of changes of progress, then none."""
 
     def __init__(self, changes: int) -> None:
         self.asked, self.changes, self.interrupted = 0, changes, 0
@@ -26,7 +26,7 @@ class Engine:
 
 
 def reports(engine: Any, beats: int, stall_seconds: float) -> int:
-    """Return how many reports there were after the engine was asked so many times, and note the interruptions."""
+    """Return the number of reports until the engine was polled ``beats`` times, and record the interruptions."""
     seen: list[tuple[str, float]] = []
     enough = threading.Event()
 
@@ -38,7 +38,7 @@ def reports(engine: Any, beats: int, stall_seconds: float) -> int:
 
     watched = Observed(engine.changes)
     with Reported(lambda stage, share: seen.append((stage, share)), stall_seconds, 0.005) as reported:
-        reported("reading", 0.5)  # before the engine is asked: until then there is nothing to repeat
+        reported("reading", 0.5)  # before the engine is polled, there is nothing to repeat
         reported.watch(watched)
         assert enough.wait(PATIENCE)
     assert set(seen) == {("reading", 0.5)}
@@ -47,26 +47,26 @@ def reports(engine: Any, beats: int, stall_seconds: float) -> int:
 
 
 def test_the_last_progress_is_repeated_while_the_engine_works() -> None:
-    """At every beat: a process that only waits for a cluster is not killed."""
+    """It is repeated at every beat, so that a process that only waits for a cluster is not killed."""
     engine = Engine(changes=1000)
     assert reports(engine, 20, stall_seconds=0.005) >= 20
     assert engine.interrupted == 0
 
 
 def test_a_job_that_hangs_is_not_reported_for_ever() -> None:
-    """Without progress of the engine there are no more reports, and it is interrupted, once."""
+    """If the engine makes no progress, reports end, and it is interrupted once."""
     engine = Engine(changes=5)
     assert reports(engine, 40, stall_seconds=0.005) <= 6
     assert engine.interrupted == 1
 
 
 def test_time_for_which_the_process_was_stopped_does_not_count() -> None:
-    """By Ctrl-Z, or with its machine: a job that continues afterwards is not interrupted."""
+    """A job that continues after Ctrl-Z or a suspended machine is not interrupted."""
 
     class Stopped(Engine):
         def progress(self) -> object:
             if self.asked == 2:
-                time.sleep(0.3)  # as every clock goes on while a process is stopped
+                time.sleep(0.3)  # clocks continue while a process is stopped
             super().progress()
             return max(self.asked, 4)
 

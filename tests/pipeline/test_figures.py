@@ -1,4 +1,4 @@
-"""The manifest's figures against plain arithmetic on the files, and the settings that they are made with."""
+"""Figures of the manifest compared with plain arithmetic on the files, and the settings that affect them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NIGHTS = [night(number, churn=0.15) for number in range(4)]
 
 @dataclass(frozen=True)
 class World:
-    """A store after four nights, with ids that came, left and are carried: the last version and its parent, open."""
+    """Open versions of a store with four nights, with ids that came, left and are carried."""
 
     manifest: Manifest
     version: Version
@@ -41,7 +41,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """Four nights with a graph that carries dead labels."""
+    """A store of four nights whose index has dead labels."""
     with quick_directory() as directory:
         root = directory / "S"
         config = configured(index__factory="HNSW32", index__compact_dead_fraction=0.9)
@@ -53,7 +53,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """Where a store may be made."""
+    """A path for a store."""
     with quick_directory() as directory:
         yield directory / "S"
 
@@ -64,7 +64,7 @@ def _cosines(one: Array, other: Array) -> Array:
 
 
 def _top(queries: Array, items: Array, ids: Array, k: int = 10) -> list[set[int]]:
-    """Return the ids of each query's exact neighbours."""
+    """Return the ids of the exact neighbours of each query."""
     order = np.argsort(-(queries.astype(np.float64) @ items.astype(np.float64).T), axis=1)[:, :k]
     return [set(ids[row].tolist()) for row in order]
 
@@ -74,14 +74,14 @@ def _shared(first: list[set[int]], second: list[set[int]]) -> float:
 
 
 def _live(version: Version, side: str) -> tuple[Array, Array]:
-    """Return ids and vectors of the live rows."""
+    """Return the ids and vectors of the live rows."""
     rows = version.side(side)
     return np.asarray(rows.ids)[rows.live], np.asarray(rows.vectors)[rows.live]
 
 
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_drift_since_the_start_covers_live_rows(world: World, side: str) -> None:
-    """Carried rows stand still: they would make every space look calmer than it is."""
+    """Carried rows do not move, and would lower the measured drift."""
     start, before = world.version.reference("start", side)
     ids, vectors = _live(world.version, side)
     common = np.intersect1d(start, ids)
@@ -96,7 +96,7 @@ def test_drift_since_the_start_covers_live_rows(world: World, side: str) -> None
 
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_drift_since_the_parent_covers_rows_live_in_both(world: World, side: str) -> None:
-    """Cosine, its lower end, displacement and the norms, by ids, stable and raw."""
+    """Cosine, its 5th percentile, displacement and norms are compared by id, for stable and raw vectors."""
     ids, vectors = _live(world.version, side)
     old_ids, old = _live(world.parent, side)
     common = np.intersect1d(ids, old_ids)
@@ -122,7 +122,7 @@ def _by_id(made: Night, side: str, ids: Array) -> Array:
 
 
 def test_overlaps_count_live_items_of_users_live_in_both(world: World) -> None:
-    """The parent's carried items count as no user's neighbours, since search never finds them."""
+    """The parent's carried items are nobody's neighbours, since search never returns them."""
     new_items, old_items = _live(world.version, "items"), _live(world.parent, "items")
     new_users, old_users = _live(world.version, "users"), _live(world.parent, "users")
     common = np.intersect1d(new_users[0], old_users[0])
@@ -139,7 +139,7 @@ def test_overlaps_count_live_items_of_users_live_in_both(world: World) -> None:
 
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_moments_are_those_of_the_live_rows(world: World, side: str) -> None:
-    """What is stored is what a reader of an earlier release's version computes from all rows."""
+    """The stored moments equal those computed from all rows, as for a version of an earlier release."""
     stored = world.version.side(side)
     computed = replace(stored, moments=None)
     assert stored.moments is not None
@@ -151,7 +151,7 @@ def test_moments_are_those_of_the_live_rows(world: World, side: str) -> None:
 
 
 def test_the_neighbours_of_the_sampled_users_are_stored(world: World) -> None:
-    """Rows of users ascending, and of their ten best live items."""
+    """The table has the sampled users' rows, ascending, and the rows of their ten best live items."""
     table, users, items = world.version.neighbours, world.version.users, world.version.items
     assert table is not None
     assert users is not None
@@ -164,7 +164,7 @@ def test_the_neighbours_of_the_sampled_users_are_stored(world: World) -> None:
 
 @pytest.mark.parametrize("lacks", ["all of it", "some users", "another metric"])
 def test_overlaps_are_the_same_without_stored_neighbours(world: World, root: Path, lacks: str) -> None:
-    """A version of an earlier release, or users that were not sampled then: they are looked for in its rows."""
+    """For users without stored neighbours, as in earlier releases, neighbours are searched in the parent's rows."""
     config = configured(index__factory="HNSW32", index__compact_dead_fraction=0.9)
     shutil.copytree(world.version.path.parents[1], root, symlinks=True)
     Store(root).rollback(3)
@@ -191,7 +191,7 @@ def test_overlaps_are_the_same_without_stored_neighbours(world: World, root: Pat
 
 
 def test_stored_neighbours_are_used(world: World, root: Path) -> None:
-    """No user's neighbours in the parent are looked for that it has."""
+    """Neighbours of users that the parent has stored are not searched again."""
     shutil.copytree(world.version.path.parents[1], root, symlinks=True)
     Store(root).rollback(3)
     config = configured(index__factory="HNSW32", index__compact_dead_fraction=0.9)
@@ -203,7 +203,7 @@ def test_stored_neighbours_are_used(world: World, root: Path) -> None:
 
 
 def test_dead_labels_refer_to_no_row(world: World) -> None:
-    """Items that left stay in the graph and are not found, not even by their own vector; the living all are."""
+    """Items that left stay in the graph, but are never found, not even by their own vector; live items all are."""
     assert world.manifest.index.action == "rotated"
     assert world.manifest.index.dead > 50
     gone = np.setdiff1d(np.concatenate([made.item_ids for made in NIGHTS[:3]]), NIGHTS[3].item_ids)
@@ -220,7 +220,7 @@ def test_dead_labels_refer_to_no_row(world: World) -> None:
 
 
 def test_the_live_check_compares_with_the_parents_live_rows(world: World) -> None:
-    """Rows that are only carried cannot be missing tonight."""
+    """Carried rows do not count as missing."""
     checks = {check.name: check for check in world.manifest.checks}
     for side in ("items", "users"):
         counts = getattr(world.parent.record, side)
@@ -236,7 +236,7 @@ def _off_centre(made: Night, by: float) -> Night:
 
 @pytest.mark.parametrize("by", [2.0, 6.0])
 def test_a_cosine_that_mismatched_rows_also_reach_is_refused(root: Path, by: float) -> None:
-    """If all rows are similar, wrong ids have a high cosine too: the margin between right and wrong decides."""
+    """If all rows are similar, wrong ids have a high cosine too, and the margin decides."""
     made = _off_centre(night(1, churn=0.0, turned=False), by)
     sync(root, _off_centre(night(0, churn=0.0, turned=False), by), "n0")
     with pytest.raises(CheckRefusedError) as refused:
@@ -252,11 +252,11 @@ def test_a_cosine_that_mismatched_rows_also_reach_is_refused(root: Path, by: flo
         assert healthy[f"cosine_margin_{side}"].value == pytest.approx(fit.cosine - fit.cosine_mismatched)
 
 
-# settings that could be ignored unnoticed
+# settings that might be ignored unnoticed
 
 
 def test_the_configured_number_of_anchors_is_kept(root: Path) -> None:
-    """``space.anchors.rows`` bounds each side; the next night is aligned to so many, and stays so."""
+    """``space.anchors.rows`` limits the anchors of each side, which the next nights are aligned to."""
     config = configured(space__anchors__rows=50)
     for number in range(3):
         manifest = sync(root, night(number), f"n{number}", config)
@@ -282,7 +282,7 @@ def test_the_configured_number_of_anchors_is_kept(root: Path) -> None:
     ],
 )
 def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, object], share: float) -> None:
-    """``space.anchors.weight`` of the new vector and the rest of the old anchor, for ids that are live; others rest."""
+    """Anchors of live ids move by the weight of the policy towards the new vector; others stay."""
     config = configured(**options)
     sync(root, night(0), "n0", config)
     record = sync(root, night(1), "n1", config).alignment
@@ -306,7 +306,7 @@ def test_anchors_move_by_the_configured_share(root: Path, options: dict[str, obj
 
 
 def test_the_reference_is_the_configured_mix_of_previous_and_slow_average(root: Path) -> None:
-    """``space.anchors.parent_share``: where it is all of the reference, the slow average plays no part."""
+    """If ``space.anchors.parent_share`` is 1, the slow average has no effect."""
     found = {}
     for share, slow in ((1.0, 0.2), (1.0, 0.9), (0.5, 0.2), (0.5, 0.9), (0.0, 0.2)):
         place = root.parent / f"S{share}-{slow}"
@@ -322,7 +322,7 @@ def test_the_reference_is_the_configured_mix_of_previous_and_slow_average(root: 
 
 @pytest.mark.parametrize(("asked", "sampled"), [(10, 1000), (1000, 1000), (1200, 1200), (5000, 1300)])
 def test_the_configured_number_of_users_is_sampled(root: Path, asked: int, sampled: int) -> None:
-    """``index.sample_queries`` above the certificate's thousand is obeyed as well, up to the users there are."""
+    """``index.sample_queries`` may exceed the certificate's thousand users, up to the number of users."""
     made = night(0, items=60, users=1300, width=4)
     manifest = sync(root, made, "n0", configured(index__sample_queries=asked, index__factory="IVF16,PQ2x4"))
     assert manifest.preservation.sampled_users == sampled
@@ -334,7 +334,7 @@ def test_the_configured_number_of_users_is_sampled(root: Path, asked: int, sampl
 
 @pytest.mark.parametrize("depth", [1, 10, 40])
 def test_recall_is_measured_at_the_configured_depth(root: Path, depth: int) -> None:
-    """``index.recall_at``: the share of so many exact neighbours, found when so many are asked for."""
+    """``index.recall_at`` is the number of exact neighbours and of requested results."""
     config = configured(index__factory="IVF16,PQ2x4", index__recall_at=depth)
     manifest = sync(root, night(0), "n0", config)
     with embsync.open(root) as reader:
@@ -349,7 +349,7 @@ def test_recall_is_measured_at_the_configured_depth(root: Path, depth: int) -> N
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    """In both passes, the axes, the score error, the anchors, the parent's neighbours, widen and verify."""
+    """It includes both passes, axes, score error, anchors, the parent's neighbours, widen and verify."""
     asked: list[int] = []
     real = rows.worker_count
 
@@ -373,7 +373,7 @@ def test_every_pass_uses_the_configured_threads(root: Path, monkeypatch: pytest.
     assert set(asked) == {threads}
 
 
-# what is published is what was read
+# what was read is what is published
 
 
 def _touch(path: Path) -> None:
@@ -398,7 +398,7 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 @pytest.mark.parametrize("when", ["writing", "reading"])
 def test_files_that_change_after_they_were_read_are_not_published(root: Path, what: str, when: str) -> None:
-    """Even where the numbers are the same: what is journaled would be a snapshot that is no longer there."""
+    """It holds even if the values are the same, since the journaled snapshot would no longer exist."""
     path = write_npy(root.parent / "n0", night(0))
     (path / "readme").touch()
     changed: list[str] = []
@@ -416,12 +416,12 @@ def test_files_that_change_after_they_were_read_are_not_published(root: Path, wh
     assert manifest.version == 1
 
 
-# room
+# space
 
 
 @pytest.fixture
 def needed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The bytes that were asked for, in turn."""
+    """The requested numbers of bytes, in order."""
     asked: list[int] = []
     real = Store.stage
 
@@ -445,7 +445,7 @@ def needed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ids=["items", "users", "graph", "long ids", "wide space"],
 )
 def test_the_estimate_covers_a_version(root: Path, needed: list[int], made: Night, options: dict[str, object]) -> None:
-    """Each part of a version may be the large one; the estimate covers it, and is not many times too high."""
+    """The estimate covers a version, whichever of its parts is large, and is at most about three times too high."""
     config = configured(index__target_recall=0.3, **options)
     sizes = [_bytes(sync(root, one, f"n{number}", config)) for number, one in enumerate((made, _half(made)))]
     for size, wanted in zip(sizes, needed, strict=True):
@@ -453,7 +453,7 @@ def test_the_estimate_covers_a_version(root: Path, needed: list[int], made: Nigh
 
 
 def test_the_estimate_covers_a_wider_version(root: Path, needed: list[int]) -> None:
-    """Zeros take the room of numbers."""
+    """The added zeros take as much space as other values."""
     config = configured(index__factory="Flat")
     sync(root, night(0, items=9_000, users=9_000, width=4), "n0", config)
     size = _bytes(widen(Store(root), 60, config))
@@ -462,7 +462,7 @@ def test_the_estimate_covers_a_wider_version(root: Path, needed: list[int]) -> N
 
 @pytest.mark.parametrize("options", [{"index__refresh": "rotate"}, {"index__compact_dead_fraction": 0.8}])
 def test_the_estimate_covers_dead_labels(root: Path, needed: list[int], options: dict[str, object]) -> None:
-    """As many as the configuration lets a graph keep: they take the room of living ones."""
+    """The estimate covers as many dead labels as the configuration allows in a graph."""
     config = configured(
         index__factory="HNSW16",
         index__target_recall=0.3,
@@ -477,7 +477,7 @@ def test_the_estimate_covers_dead_labels(root: Path, needed: list[int], options:
 
 
 def _half(made: Night) -> Night:
-    """Return a night with every other row, so that as many are carried."""
+    """Return a night with every other row, so that the remaining rows are carried."""
     assert made.users is not None
     assert made.user_ids is not None
     return replace(
@@ -490,7 +490,7 @@ def _bytes(manifest: Manifest) -> int:
 
 
 def test_the_scale_check_names_the_side_that_changed(root: Path) -> None:
-    """The factor of the raw rows where the other side stayed; of both together, or split between them, none."""
+    """It is the scale of the raw rows if only one side changed, and below 1 if both did."""
     same, made = night(0, churn=0.0), night(1, churn=0.0)
     assert made.users is not None
     sync(root, same, "n0")

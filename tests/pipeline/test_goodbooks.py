@@ -1,4 +1,4 @@
-"""Five real retrainings through the entire pipeline, against independent reference figures."""
+"""Five real retrainings through the entire pipeline, compared with independent reference figures."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from embsync.store import Store
 
 pytestmark = needs_goodbooks
 
-#: The README's rolling table, a line a day: items' and users' cosine raw, after, displacement raw, after.
+#: Rolling alignment, per day: for items and users, cosine raw and stable, displacement raw and stable.
 SIDES = {
     2: ((0.0133, 0.8631, 1.4043, 0.4827), (0.2741, 0.8831, 1.1826, 0.4810)),
     3: ((-0.0245, 0.8590, 1.4299, 0.4891), (0.2392, 0.8896, 1.2154, 0.4655)),
     4: ((0.0044, 0.8606, 1.4118, 0.4894), (0.2632, 0.8878, 1.1911, 0.4694)),
     5: ((-0.0257, 0.8568, 1.4300, 0.4939), (0.2445, 0.8874, 1.2113, 0.4714)),
 }
-#: Overlap of the model, of a stale user stabilized, and raw; items and users common to both days.
+#: Overlap of the model, of a stale stabilized user, and of a stale raw one; then items and users common to both days.
 OVERLAPS = {
     2: (0.7249, 0.7151, 0.0606),
     3: (0.7224, 0.7173, 0.0421),
@@ -47,7 +47,7 @@ def _publish_all(root: Path, config: Config) -> dict[int, Manifest]:
 
 @pytest.fixture(scope="module")
 def rolling() -> Iterator[tuple[Path, dict[int, Manifest]]]:
-    """All five days, aligned to the previous one, as the issue's command does."""
+    """All five days, each aligned to the previous one."""
     with quick_directory() as directory:
         config = load(environment={"EMBSYNC_SPACE__ANCHORS__POLICY": "previous"})
         yield directory / "S", _publish_all(directory / "S", config)
@@ -62,7 +62,7 @@ def averaged() -> Iterator[tuple[Path, dict[int, Manifest]]]:
 
 @pytest.mark.parametrize("number", sorted(SIDES))
 def test_drift_agrees_with_the_reference(rolling: tuple[Path, dict[int, Manifest]], number: int) -> None:
-    """Cosines and displacements, raw and stable, of both sides within 0.002; the same ids in common."""
+    """Raw and stable cosines and displacements agree within 0.002, and the numbers of common ids are equal."""
     manifest = rolling[1][number]
     assert manifest.drift is not None
     assert manifest.users is not None
@@ -75,7 +75,7 @@ def test_drift_agrees_with_the_reference(rolling: tuple[Path, dict[int, Manifest
 
 @pytest.mark.parametrize("number", sorted(OVERLAPS))
 def test_overlaps_agree_with_the_reference(rolling: tuple[Path, dict[int, Manifest]], number: int) -> None:
-    """Other users are sampled, so within 0.015."""
+    """They agree within 0.015, since other users are sampled."""
     drift = rolling[1][number].drift
     assert drift is not None
     found = (drift.overlap_at_10, drift.stale_overlap_at_10, drift.stale_overlap_at_10_raw)
@@ -83,7 +83,7 @@ def test_overlaps_agree_with_the_reference(rolling: tuple[Path, dict[int, Manife
 
 
 def test_every_version_is_certified_and_passes_its_checks(rolling: tuple[Path, dict[int, Manifest]]) -> None:
-    """Score error, neighbours, maps and the recall gate; no check so much as warns on real nights."""
+    """Score error, neighbours, maps and recall are within their limits, and no check warns."""
     for manifest in rolling[1].values():
         certificate = manifest.preservation
         assert certificate.score_error < 1e-6
@@ -97,7 +97,7 @@ def test_every_version_is_certified_and_passes_its_checks(rolling: tuple[Path, d
 
 
 def test_every_kept_version_verifies_and_its_raw_vectors_come_back(rolling: tuple[Path, dict[int, Manifest]]) -> None:
-    """Files re-hashed, the certificate recomputed from the snapshot, raw vectors within 1e-5."""
+    """Hashes match, the certificate is recomputed from the snapshot, and raw vectors are recovered within 1e-5."""
     root, manifests = rolling
     for number in DAYS:
         with open_version(root, number) as version:
@@ -118,7 +118,7 @@ def test_every_kept_version_verifies_and_its_raw_vectors_come_back(rolling: tupl
 def test_the_default_policy_stays_near_the_start(
     rolling: tuple[Path, dict[int, Manifest]], averaged: tuple[Path, dict[int, Manifest]]
 ) -> None:
-    """Items since the start at version 5: above 0.81 with the moving average, 0.77 rolling."""
+    """The mean cosine of items since the start is above 0.81 at version 5, and 0.77 for the rolling policy."""
     averaged_drift, rolling_drift = averaged[1][5].drift, rolling[1][5].drift
     assert averaged_drift is not None
     assert rolling_drift is not None
@@ -129,7 +129,7 @@ def test_the_default_policy_stays_near_the_start(
 
 @pytest.fixture
 def first_day() -> Iterator[Path]:
-    """A store with day 1, exact index."""
+    """A store with day 1 and an exact index."""
     with quick_directory() as directory:
         publish_snapshot(Store(directory / "S"), Request(day(1)), configured(threads=0))
         yield directory / "S"
@@ -150,7 +150,7 @@ def _refused(root: Path, path: Path) -> CheckRefusedError:
 
 
 def test_shuffled_item_ids_are_refused(first_day: Path) -> None:
-    """Dot products look perfect; the fit of the items does not. Values and limits are named, the users' are well."""
+    """The score error passes, but the fit of the items does not; the error has values and limits."""
     made = read_day(2).shuffled_item_ids()
     error = _refused(first_day, write_npy(first_day.parent / "shuffled", made))
     for name, limit in (("cosine_items", "0.5"), ("cosine_margin_items", "0.3"), ("lost_items", "0.03062")):
@@ -162,7 +162,7 @@ def test_shuffled_item_ids_are_refused(first_day: Path) -> None:
 
 
 def test_a_mix_of_two_runs_is_refused(first_day: Path) -> None:
-    """Items of one run and users of another disagree about the rotation."""
+    """Items of one run and users of another have different rotations."""
     second, third = read_day(2), read_day(3)
     made = replace(second, users=third.users, user_ids=third.user_ids)
     error = _refused(first_day, write_npy(first_day.parent / "mixed", made))
@@ -172,7 +172,7 @@ def test_a_mix_of_two_runs_is_refused(first_day: Path) -> None:
 
 
 def test_any_row_order_gives_the_same_version(first_day: Path) -> None:
-    """The same ids, and vectors below 1e-6 apart, two nights long."""
+    """Over two nights, the ids are equal, and the vectors agree within 1e-6."""
     other = first_day.parent / "T"
     config = configured(threads=0)
     for number in (1, 2):

@@ -1,4 +1,4 @@
-"""The index from night to night, through the entire pipeline, also when something is damaged."""
+"""The index from night to night, through the entire pipeline, even if something is damaged."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from embsync.pipeline import Request, publish_snapshot
 from embsync.pipeline import run as pipeline_run
 from embsync.store import Store, layout
 
-#: Anchors that stay make the same snapshot the same rows.
+#: With fixed anchors, the same snapshot gives the same rows.
 GRAPH = configured(index__factory="HNSW16", space__anchors__policy="first")
 SIZES = {"items": 400, "users": 200}
 
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """Where a store may be made."""
+    """A path for a store."""
     with quick_directory() as directory:
         yield directory / "S"
 
 
 def _publish(root: Path, made: Night, name: str) -> dict[str, object]:
-    """Publish a night with a graph index; return the manifest's ``index``."""
+    """Publish a night with a graph index; return figures of the manifest's ``index``."""
     path = write_npy(root.parent / name, made)
     manifest = publish_snapshot(Store(root), Request(path), GRAPH)
     return {
@@ -58,7 +58,7 @@ def _history(root: Path) -> list[dict[str, object]]:
 
 
 def test_an_index_is_built_rotated_and_reused_and_history_says_why(root: Path) -> None:
-    """From nothing, the next night (whose new items become anchors), and that night until nothing moves any more."""
+    """The first night rebuilds, the next one rotates, and the repeated night reuses once no row moves any more."""
     nights = [night(0, **SIZES), *[night(1, **SIZES)] * 3]
     output = [_publish(root, made, f"n{number}") for number, made in enumerate(nights)]
     assert [one["action"] for one in output] == ["rebuilt", "rotated", "rotated", "reused"]
@@ -78,7 +78,7 @@ def test_an_index_is_built_rotated_and_reused_and_history_says_why(root: Path) -
 @pytest.mark.parametrize("file", [layout.INDEX, layout.INDEX_ROWS])
 @pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
 def test_a_damaged_index_is_journaled_and_not_inherited(root: Path, file: str, damage: str) -> None:
-    """The night after is published with an index of its own; the journal has what was found and what was expected."""
+    """The next night gets its own index; the journal has what was found and what was expected."""
     _publish(root, night(0, **SIZES), "n0")
     path = Store(root).path(1) / file
     content = bytearray(path.read_bytes())
@@ -101,7 +101,7 @@ def test_a_damaged_index_is_journaled_and_not_inherited(root: Path, file: str, d
 
 
 def test_exchanged_labels_are_not_reused(root: Path) -> None:
-    """Two labels are swapped on disk: the index is not reused for the same snapshot, and the journal has the reason."""
+    """An index whose labels were exchanged on disk is rebuilt, and the journal has the reason."""
     made = night(1, **SIZES)
     for number in range(3):
         output = _publish(root, made, f"n{number}")
@@ -120,7 +120,7 @@ def test_exchanged_labels_are_not_reused(root: Path) -> None:
 
 @pytest.mark.parametrize("factory", ["HNSW32,Nonsense", "IVF0,Flat", "IVF4000,Flat", "NSG0"])
 def test_a_factory_that_faiss_rejects_is_refused_before_any_work(root: Path, factory: str) -> None:
-    """A configuration error, exit 2, with the string; there is no store afterwards, and a store is as it was."""
+    """The error has exit code 2 and the factory; no store is created, and an existing store is unchanged."""
     path = write_npy(root.parent / "n0", night(0, **SIZES))
     command = [sys.executable, "-m", "embsync", "sync", str(path), "--store", str(root)]
     environment = {**os.environ, "EMBSYNC_INDEX__FACTORY": factory}
@@ -137,7 +137,7 @@ def test_a_factory_that_faiss_rejects_is_refused_before_any_work(root: Path, fac
 
 
 def test_a_trained_index_is_kept_when_the_catalogue_shrinks_below_its_lists(root: Path) -> None:
-    """240 lists were trained on 300 rows; 200 rows are fewer, and they move into the lists there are."""
+    """An index with 240 lists, trained on 300 rows, keeps its lists for 200 rows."""
     config = configured(index__factory="IVF240,Flat")
     for number, rows in enumerate((300, 200)):
         path = write_npy(root.parent / f"n{number}", night(0, items=rows, users=200))
@@ -146,7 +146,7 @@ def test_a_trained_index_is_kept_when_the_catalogue_shrinks_below_its_lists(root
 
 
 def test_the_gate_uses_the_configured_number_of_queries(root: Path) -> None:
-    """The recall of one query is a multiple of a tenth; the certificate's sample is unchanged."""
+    """The recall of n queries is a multiple of 1/10n; the certificate's sample is unchanged."""
     path = write_npy(root.parent / "n0", night(0, **SIZES))
     recalls = []
     for queries in (1, 7, 1000):
@@ -160,7 +160,7 @@ def test_the_gate_uses_the_configured_number_of_queries(root: Path) -> None:
 
 
 def test_recall_and_indexing_are_timed_separately(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``seconds`` of a manifest: the stages are apart."""
+    """Both stages are separate in the manifest's ``seconds``."""
     real = pipeline_run.refresh
 
     def slowly(*arguments: Any) -> Any:
@@ -172,7 +172,7 @@ def test_recall_and_indexing_are_timed_separately(root: Path, monkeypatch: pytes
 
 
 def test_out_of_memory_while_indexing_changes_nothing(root: Path) -> None:
-    """A graph of 400 MB under a limit of 100 MB more than the process had before: exit 5, and all is as it was."""
+    """A graph of 400 MB under a limit of 100 MB fails with exit code 5, and the store is unchanged."""
     sync(root, night(0, items=3000, users=200), "n0")
     before = snapshot_of(root)
     path = write_npy(root.parent / "n1", night(1, items=3000, users=200))

@@ -1,4 +1,4 @@
-"""Labels from a snapshot to a reader: read from tables, laid out on the rows, carried, filtered by."""
+"""Labels from a snapshot to a reader: read from tables, assigned to rows, carried, and used as filters."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ LABELED = configured(snapshot__labels=["title", "stock", "price", "year"])
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """Where a store may be made."""
+    """A path for a store."""
     with quick_directory() as directory:
         yield directory / "S"
 
 
 def row(name: object, night: int) -> str:
-    """One line of a table of labels; the price of every seventh is null."""
+    """Return a line of a label table; the price of every seventh item is null."""
     number = int(re.sub(r"\D", "", str(name)))
     price = "" if number % 7 == 0 else number / 10
     return f'{name},"Title, é {name} of {night}",{str(number % 2 == 0).lower()},{price},{1900 + number}'
 
 
 def publish(root: Path, made: Night, number: int, table: list[str] | None, config: Any = LABELED) -> Manifest:
-    """Leave a night with a table of labels beside it, and publish it."""
+    """Write a night with a table of labels beside it, and publish it."""
     path = write_npy(root.parent / f"n{number}", made)
     if table is not None:
         (path / "item_labels.csv").write_text("\n".join(["item_id,title,stock,price,year", *table]) + "\n")
@@ -48,7 +48,7 @@ def publish(root: Path, made: Night, number: int, table: list[str] | None, confi
 
 @pytest.mark.parametrize("named", [False, True])
 def test_labels_are_published_with_items_and_carried_with_them(root: Path, named: bool) -> None:
-    """Absent items keep their last, new ones have theirs, one that the table lacks has none; others are counted."""
+    """Absent items keep their labels, items missing in the table have none, and ids that are not items are counted."""
     first, second = night(0), night(1)
     if named:
         first, second = first.named(), second.named()
@@ -78,7 +78,7 @@ def test_labels_are_published_with_items_and_carried_with_them(root: Path, named
 
 
 def test_only_items_that_meet_the_conditions_are_found(root: Path) -> None:
-    """At any selectivity, beside other filters, for users, items and vectors; fewer than k where there are fewer."""
+    """It holds at any selectivity, with other filters, for users, items and vectors; there may be fewer than k."""
     made = night(0)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
     with embsync.open(root) as reader:
@@ -108,7 +108,7 @@ def test_only_items_that_meet_the_conditions_are_found(root: Path) -> None:
 
 
 def test_without_configured_labels_items_keep_theirs(root: Path) -> None:
-    """And with others configured those are the only ones."""
+    """With other labels configured, only those are published."""
     made = night(0)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
     later = night(1)
@@ -125,7 +125,7 @@ def test_without_configured_labels_items_keep_theirs(root: Path) -> None:
 
 
 def test_a_diff_shows_labels_and_which_of_them_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of what is new, gone or moved most, and of items in both; a label that one version lacks is null there."""
+    """Labels are shown for new, gone and most moved items, and changes for items in both; missing labels are null."""
     first, second = night(0), night(1)
     publish(root, first, 0, [row(name, 0) for name in first.item_ids.tolist()])
     both = np.intersect1d(first.item_ids, second.item_ids)
@@ -166,7 +166,7 @@ def test_a_diff_shows_labels_and_which_of_them_changed(root: Path, capsys: pytes
 
 
 def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beside the vectors, null for what is unknown; users have none, and an array has no place for them."""
+    """Labels are null for unknown items; users and array output have no labels."""
     made = night(0)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
     name = str(made.item_ids[0])
@@ -222,7 +222,7 @@ def test_lookup_shows_labels_from_the_shell(root: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_in_one_line(root: Path, table: list[str] | None, said: str) -> None:
-    """The store stays as it was."""
+    """The store is unchanged."""
     made = night(0)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
     path = write_npy(root.parent / "wrong", night(1))
@@ -237,7 +237,7 @@ def test_a_table_that_does_not_fit_is_refused_in_one_line(root: Path, table: lis
 
 
 def test_the_estimate_covers_labels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which may be most of a version."""
+    """The estimate includes labels, which may be most of a version."""
     asked: list[int] = []
     monkeypatch.setattr(Store, "require_room", lambda _, wanted: asked.append(wanted))
     made = night(0, items=2000, users=60, width=2)
@@ -247,7 +247,7 @@ def test_the_estimate_covers_labels(root: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_readers_report_forged_labels_as_damage(root: Path) -> None:
-    """Codes beyond the strings there are: not hashed when it is opened, and not answered with."""
+    """Codes that refer to no string are reported, although the file is not hashed when it is opened."""
     made = night(0)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
     path = root / "versions/000001/labels/title.npy"
@@ -263,7 +263,7 @@ def test_readers_report_forged_labels_as_damage(root: Path) -> None:
 
 
 def test_labels_come_from_parquet(root: Path) -> None:
-    """Columns beside the vectors, in several files, with dictionaries, lists and columns of nothing but nulls."""
+    """Columns beside the vectors may be in several files, with dictionaries, lists and only nulls."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     made = night(0)
     items, users = made.both
@@ -313,7 +313,7 @@ def test_labels_come_from_parquet(root: Path) -> None:
 def test_invalid_labels_are_refused_in_one_line(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, said: str
 ) -> None:
-    """The same for a night and for other labels alone: exit code 3, and the store as it was."""
+    """``sync`` and ``relabel`` exit with 3, and the store is unchanged."""
     made = night(0)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
     path = write_npy(root.parent / "wrong", night(1))
@@ -332,7 +332,7 @@ def test_invalid_labels_are_refused_in_one_line(
 
 @pytest.mark.parametrize(("value", "said"), [(-(2**63), "-2\\^63 in row 1"), (2**63, "2\\^63 or more")])
 def test_an_integer_that_is_reserved_for_null_or_too_large_is_refused(root: Path, value: int, said: str) -> None:
-    """Not published as null, nor rounded."""
+    """The value is neither published as null nor rounded."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     made = night(0)
     path = write_npy(root.parent / "n0", made)
@@ -344,7 +344,7 @@ def test_an_integer_that_is_reserved_for_null_or_too_large_is_refused(root: Path
 
 
 def test_errors_of_vectors_are_reported_before_errors_of_labels(root: Path) -> None:
-    """A refusal by the checks stands in the journal, whatever the labels are; then the labels are refused."""
+    """A refusal by the checks is journaled even if the labels are invalid too."""
     made, later = night(0), night(1)
     publish(root, made, 0, [row(name, 0) for name in made.item_ids.tolist()])
     with pytest.raises(CheckRefusedError, match="cosine_items"):

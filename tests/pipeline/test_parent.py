@@ -1,4 +1,4 @@
-"""What a version takes from its parent is hashed first: damage is reported, not copied, and no snapshot is blamed."""
+"""Files that a version takes from its parent are hashed first: damage is reported and not copied."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CARRIED = sorted(VERSION_FILES - {layout.INDEX, layout.INDEX_ROWS})
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A watched directory with a store of three versions; a fifth night waits."""
+    """A watched directory with a store of three versions, and a fifth night that is not yet handled."""
     with quick_directory() as place:
         build(place)
         drop(place, 5)
@@ -48,7 +48,7 @@ def root(directory: Path) -> Path:
 
 
 def as_printed(hint: str) -> int:
-    """Run a command exactly as a message prints it."""
+    """Run a command as a message prints it; return its exit code."""
     words = shlex.split(hint)
     if words[0] == "embsync":
         words[:1] = [sys.executable, "-m", "embsync"]
@@ -58,7 +58,7 @@ def as_printed(hint: str) -> int:
 @pytest.mark.parametrize("where", ["header", "middle", "last"])
 @pytest.mark.parametrize("name", CARRIED)
 def test_one_bit_of_the_parent_stops_the_next_night(root: Path, directory: Path, name: str, where: str) -> None:
-    """The file and its version are named, with exit code 5; nothing is published or journaled."""
+    """The error names the file and its version and has exit code 5; nothing is published or journaled."""
     path = root / "versions/000003" / name
     flip(path, {"header": 40, "middle": 128 + (path.stat().st_size - 128) // 2, "last": -1}[where], bit=6)
     before = (root / layout.JOURNAL).read_bytes()
@@ -75,7 +75,7 @@ def test_one_bit_of_the_parent_stops_the_next_night(root: Path, directory: Path,
 
 
 def test_the_command_in_the_message_repairs_the_store(root: Path, directory: Path) -> None:
-    """Back to the newest intact version, and the night is published on it."""
+    """It rolls back to the newest intact version, on which the night is published."""
     flip(root / "versions/000003/items/vectors.npy", 200)
     flip(root / "versions/000002/items/vectors.npy", 200)
     (entry,) = waiting(root, directory)
@@ -88,7 +88,7 @@ def test_the_command_in_the_message_repairs_the_store(root: Path, directory: Pat
 
 
 def test_an_identical_file_of_an_older_version_is_offered_as_repair(root: Path, directory: Path) -> None:
-    """The start sample is copied unchanged: a damaged one is replaced from a version in which it is intact."""
+    """A damaged start sample, which is copied unchanged, is restored from a version where it is intact."""
     path = root / "versions/000003/start/users.npy"
     flip(path, 200)
     (entry,) = waiting(root, directory)
@@ -104,7 +104,7 @@ def test_an_identical_file_of_an_older_version_is_offered_as_repair(root: Path, 
 def test_a_store_without_an_intact_version_starts_a_new_space(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By the command that the message names, whatever is damaged of the current version."""
+    """The hint leads to the command that starts it, whichever file of the current version is damaged."""
     for name in ("items/vectors.npy", "manifest.json"):
         copy(directory / "S", root)
         for number in (1, 2, 3):
@@ -135,7 +135,7 @@ def test_a_new_space_begins_where_the_link_is_damaged(root: Path, directory: Pat
 def test_forged_numbers_of_the_parent_are_damage_and_no_refusal(
     root: Path, directory: Path, name: str, number: float
 ) -> None:
-    """A NaN in an anchor is the store's fault: the snapshot is neither refused nor failed."""
+    """NaN in a file of the parent is reported as damage of the store; the snapshot is neither refused nor failed."""
     path = root / "versions/000003" / name
     array = np.load(path)
     array[::2] = number
@@ -146,7 +146,7 @@ def test_forged_numbers_of_the_parent_are_damage_and_no_refusal(
 
 
 def test_nothing_is_switched_before_all_is_hashed(root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However far hashing is behind the work."""
+    """It holds even if hashing takes longer than the other work."""
     hashing, real = threading.Event(), parent.verify
 
     def late(*arguments: Any, **options: Any) -> None:
@@ -169,7 +169,7 @@ def test_nothing_is_switched_before_all_is_hashed(root: Path, directory: Path, m
 def test_damage_that_looks_like_another_model_is_not_a_refusal(
     root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, behind: float
 ) -> None:
-    """Anchors of other ids fail the checks; the store is named and no snapshot refused, however late the hashing is."""
+    """Anchors of other ids fail the checks, but the damage is reported, even if hashing takes longer."""
     real = parent.verify
 
     def late(*arguments: Any, **options: Any) -> None:
@@ -188,7 +188,7 @@ def test_damage_that_looks_like_another_model_is_not_a_refusal(
 
 @pytest.mark.parametrize("name", [layout.INDEX, layout.INDEX_ROWS])
 def test_a_damaged_index_is_rebuilt(root: Path, directory: Path, name: str) -> None:
-    """It is the only part that can be rebuilt; the journal records the damage."""
+    """The index is the only part that can be rebuilt; the journal records the damage."""
     flip(root / "versions/000003" / name, -1)
     assert next_night(root, directory) == {"published": 1}
     assert assert_intact(root) == 4
@@ -199,7 +199,7 @@ def test_a_damaged_index_is_rebuilt(root: Path, directory: Path, name: str) -> N
 
 
 def test_an_ill_formed_snapshot_is_reported_despite_a_damaged_parent(root: Path, directory: Path) -> None:
-    """If the parent is intact."""
+    """If the parent is intact, an ill-formed snapshot is reported as such."""
     items = drop(directory, 6) / "items.npy"
     try:
         items.write_bytes(items.read_bytes()[:-1])
@@ -210,7 +210,7 @@ def test_an_ill_formed_snapshot_is_reported_despite_a_damaged_parent(root: Path,
 
 
 def test_versions_of_earlier_releases_can_be_parents(root: Path, directory: Path) -> None:
-    """They have no ``manifest.sha256``; the next version has."""
+    """They have no ``manifest.sha256``; the next version has one."""
     for number in (1, 2, 3):
         (root / f"versions/00000{number}/manifest.sha256").unlink()
     assert next_night(root, directory) == {"published": 1}

@@ -1,4 +1,4 @@
-"""How a store's anchors move on: which policy is in force, what is stored, and what a switch starts from."""
+"""The policies of a store's anchors: which one applies, what is stored, and how a change of policy begins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from embsync.store import Store
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A place for a store."""
+    """A path for a store."""
     with quick_directory() as directory:
         yield directory / "S"
 
@@ -61,14 +61,14 @@ def test_a_new_store_has_two_time_scales(root: Path) -> None:
 
 @pytest.mark.parametrize("policy", ["moving_average", "previous", "first"])
 def test_a_store_keeps_the_policy_it_was_made_with(root: Path, policy: str) -> None:
-    """Without one in the configuration, the next version moves its anchors as the last did."""
+    """Without a configured policy, the next version uses that of the last."""
     _publish(root, 0, space__anchors__policy=policy)
     found = _publish(root, 1).alignment
     assert (found.policy, found.parent_share) == (policy, None)
 
 
 def test_the_pipeline_equals_the_array_api(root: Path) -> None:
-    """The same nights by ``embsync.stabilize`` give the same vectors, absent and new ids among them."""
+    """``embsync.stabilize`` gives the same vectors for the same nights, including absent and new ids."""
     anchors = None
     for number in range(4):
         _publish(root, number)
@@ -91,7 +91,7 @@ def _ages(root: Path, side: Literal["items", "users"] = "items") -> dict[int, in
 
 
 def test_ages_of_anchors_survive_every_kind_of_version(root: Path) -> None:
-    """A step a night, none by ``widen``, ``relabel`` and a rollback; a new space begins at 0."""
+    """Ages grow by one each night, and not by ``widen``, ``relabel`` or a rollback; a new space begins at 0."""
     for number in range(3):
         manifest = _publish(root, number)
     live, known = (set(night(number).item_ids.tolist()) for number in (2, 1))
@@ -117,7 +117,7 @@ def test_ages_of_anchors_survive_every_kind_of_version(root: Path) -> None:
 
 
 def test_a_version_of_an_earlier_release_has_no_ages(root: Path) -> None:
-    """It is read and sound; its rows count alike, as a new space's do, and are one version old the night after."""
+    """Such a version is valid; its anchors count as equally old, and are one version old on the next night."""
     _publish(root, 0)
     _publish(root, 1)
     folder = root / "versions/000002"
@@ -136,7 +136,7 @@ def test_a_version_of_an_earlier_release_has_no_ages(root: Path) -> None:
 
 
 def test_negative_ages_are_damage(root: Path) -> None:
-    """A file of ages that no release wrote is named."""
+    """The error names an age that no release writes."""
     _publish(root, 0)
     path = root / "versions/000001/anchors/item_ages.npy"
     ages = np.load(path)
@@ -146,7 +146,7 @@ def test_negative_ages_are_damage(root: Path) -> None:
 
 
 def test_a_change_of_policy_starts_from_the_stored_anchors(root: Path) -> None:
-    """The slow average continues from the moving average, and the moving average from the slow one."""
+    """The slow average continues from the moving average, and the other way round."""
     _publish(root, 0, space__anchors__policy="moving_average")
     _publish(root, 1)
     for policy, weight in (("two_time_scales", 0.001), ("moving_average", 0.3)):

@@ -1,4 +1,4 @@
-"""``relabel``: other labels on the same rows and index, without a step of the lineage."""
+"""``relabel``: other labels for the same rows and index, without a step of the lineage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LABELED = configured(snapshot__labels=["stock", "price"])
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A store with two nights, labelled."""
+    """A store with two nights and labels."""
     with quick_directory() as directory:
         for number in range(2):
             publish(directory / "S", number)
@@ -49,7 +49,7 @@ def table(root: Path, *lines: str) -> Path:
 
 
 def test_relabelling_shares_all_other_files(root: Path) -> None:
-    """Linked, not copied; items and labels that the table lacks keep theirs; nothing ages, then or the next night."""
+    """Files are linked, items and labels missing in the table keep theirs, and no row ages."""
     ids = night(1).item_ids.tolist()
     manifest = relabel(
         Store(root), table(root, "item_id,stock", f"{ids[0]},false", f"{ids[1]},", "987654321,true"), LABELED
@@ -81,7 +81,7 @@ def test_relabelling_shares_all_other_files(root: Path) -> None:
 
 
 def test_users_in_part_files_stay_as_they_are(root: Path) -> None:
-    """The manifest describes the same files, with their bounds; they answer, and no row ages."""
+    """The manifest describes the same files with their bounds, lookups return the same vectors, and no row ages."""
     folder = in_parts(root)
     before = Store(root).manifest(2)
     manifest = relabel(Store(root), table(root, "item_id,stock", f"{night(1).item_ids[0]},false"), LABELED)
@@ -98,7 +98,7 @@ def test_users_in_part_files_stay_as_they_are(root: Path) -> None:
 
 
 def test_hourly_relabelling_keeps_as_many_nights(root: Path) -> None:
-    """Of each night the two newest versions; a night counts once."""
+    """The two newest versions of each night are kept, and a night counts once."""
     ids = night(1).item_ids.tolist()
     config = configured(snapshot__labels=["stock", "price"], store__keep_versions=2)
     for hour in range(4):
@@ -121,7 +121,7 @@ def test_hourly_relabelling_keeps_as_many_nights(root: Path) -> None:
     ],
 )
 def test_an_invalid_table_changes_nothing(root: Path, lines: tuple[str, ...], said: str) -> None:
-    """One line, and a store exactly as before."""
+    """The error is one line, and the store is unchanged."""
     file = table(root, *(line.format(id=night(1).item_ids[0]) for line in lines))
     before = snapshot_of(root)
     with pytest.raises(SnapshotError, match=said):
@@ -132,7 +132,7 @@ def test_an_invalid_table_changes_nothing(root: Path, lines: tuple[str, ...], sa
 
 
 def test_a_damaged_file_is_not_linked(root: Path) -> None:
-    """Nor the index: it would be linked as it is."""
+    """It includes the index."""
     file = table(root, "item_id,stock", f"{night(1).item_ids[0]},false")
     for name in ("items/vectors.npy", "index.faiss"):
         path = root / "versions/000002" / name
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_not_linked(root: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP])
 def test_without_hard_links_files_are_copied(root: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """And are as their entries say: no links here, another file system, as many as there may be."""
+    """It holds if links are not supported, cross file systems, or are too many; copies are verified."""
 
     def refused(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -158,7 +158,7 @@ def test_without_hard_links_files_are_copied(root: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command_says_what_it_published(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And how many ids were not items; history shows it too."""
+    """The output includes the number of ids that are not items; the history shows the labels."""
     file = table(root, "item_id,stock", f"{night(1).item_ids[0]},false", "987654321,true")
     assert run(["relabel", str(file), "--store", str(root)]) == 0
     said = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What changed between two versions, in Python and from the shell, against figures computed from the files."""
+"""Differences between two versions, in Python and from the shell, compared with figures computed from the files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SIZES = {"items": 120, "users": 80, "width": 6}
 
 
 def _turned(nights: list[Night]) -> int:
-    """Return the row, in the last night, of the first item that all nights have."""
+    """Return the row, in the last night, of the first item that exists on all nights."""
     common = np.intersect1d(nights[0].item_ids, nights[2].item_ids)
     return int(np.flatnonzero(nights[2].item_ids == common[0])[0])
 
 
 @pytest.fixture(scope="module", params=["integer", "string"])
 def nights(request: pytest.FixtureRequest) -> list[Night]:
-    """Three retrainings; in the last, one known item has the opposite direction and twice the length."""
+    """Three retrainings; in the last one, one known item has the opposite direction and twice the length."""
     made = [night(number, **SIZES) for number in range(3)]
     made[2].items[_turned(made)] *= -2.0
     return made if request.param == "integer" else [one.named() for one in made]
@@ -47,7 +47,7 @@ def reader(nights: list[Night]) -> Iterator[StoreReader]:
 
 
 def test_a_diff_compares_ids_rows_neighbours_and_scores(reader: StoreReader, nights: list[Night]) -> None:
-    """Counts and names of ids, cosines of what both have, and the ten nearest items: as computed from the files."""
+    """Counts and names of ids, cosines of common ids and the ten nearest items equal those computed from the files."""
     with reader.version(1) as before, reader.version(3) as after:
         found = after.diff(before, limit=4)
         assert (found.before, found.after, found.same_space) == (1, 3, True)
@@ -76,7 +76,7 @@ def test_a_diff_compares_ids_rows_neighbours_and_scores(reader: StoreReader, nig
 
 
 def test_neighbours_are_compared_for_users_in_both(reader: StoreReader, nights: list[Night]) -> None:
-    """The share of the first ten that is found again, and by how much the scores of those still there changed."""
+    """The diff has the share of the first ten that is found again, and by how much their scores changed."""
     with reader.version(2) as before, reader.version(3) as after:
         found = after.diff(before).neighbours
         users = np.intersect1d(nights[1].user_ids, nights[2].user_ids)
@@ -108,7 +108,7 @@ def test_a_version_equals_itself(reader: StoreReader) -> None:
 
 
 def test_an_item_that_was_only_carried_is_new_when_it_returns(tmp_path: Path) -> None:
-    """And did not move: its vector of before is older than the version that is compared."""
+    """It did not move either: its previous vector is older than the version compared."""
     whole = night(0, **SIZES)
     away = whole.item_ids[:3]
     for name, made in (("n0", whole), ("n1", whole.without_items(away)), ("n2", whole)):
@@ -121,7 +121,7 @@ def test_an_item_that_was_only_carried_is_new_when_it_returns(tmp_path: Path) ->
 
 
 def test_versions_of_other_spaces_sides_and_widths_are_compared(tmp_path: Path) -> None:
-    """Another space has no cosines; one side asks items for their neighbours; new axes change no cosine."""
+    """Other spaces have no cosines; with one side, items are the queries; new axes change no cosine."""
     root = tmp_path / "S"
     sync(root, night(0, **SIZES).one_sided(), "n0")
     widen(Store(root), 9, configured())
@@ -146,7 +146,7 @@ def test_versions_of_other_spaces_sides_and_widths_are_compared(tmp_path: Path) 
 
 
 def test_movement_follows_ids_through_the_kept_versions(reader: StoreReader, nights: list[Night]) -> None:
-    """Cosine to the vector now, length and age in each version; NaN and -1 where an id was not there yet."""
+    """Each kept version gives cosine to the current vector, length and age; NaN and -1 before the id existed."""
     version = reader.current
     old = np.setdiff1d(np.intersect1d(nights[0].item_ids, nights[1].item_ids), nights[2].item_ids)[0]
     new = np.setdiff1d(nights[2].item_ids, nights[1].item_ids)[0]
@@ -177,7 +177,7 @@ def test_a_damaged_version_is_left_out_of_a_movement_and_named(tmp_path: Path) -
 
 
 def test_the_command_prints_the_same_diff(reader: StoreReader, capsys: pytest.CaptureFixture[str]) -> None:
-    """By default the current version against its parent; any two by number; a table for people."""
+    """The default is the current version and its parent; any two can be given by number; the text output is a table."""
     root = str(reader.root)
     with reader.version(2) as parent:
         expected = msgspec.to_builtins(reader.current.diff(parent, limit=5))

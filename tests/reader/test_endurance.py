@@ -1,4 +1,4 @@
-"""Many readers for long beside a publisher that never rests: nothing torn, nothing failed, nothing leaked."""
+"""Many readers beside a publisher without pauses: no inconsistent read, no failure, no leak."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ print(json.dumps({"reads": sum(counts.values()), "versions": len(seen), "errors"
 
 @pytest.mark.parametrize(("readers", "seconds"), [(2, 3), pytest.param(8, 60, marks=pytest.mark.torture)])
 def test_readers_beside_a_publisher_that_prunes(readers: int, seconds: int) -> None:
-    """Refreshed, followed, reopened and kept open; memory stays flat, and nothing is left open in the end."""
+    """Readers refresh, follow, reopen and keep versions; memory stays constant, and nothing is open at the end."""
     with quick_directory() as directory, contextlib.ExitStack() as stack:
         root = directory / "S"
         config = configured(store__keep_versions=2)
         nights = [night(number, **SIZES) for number in range(5)]
         sync(root, nights[0], "n0", config)
-        least = 3 * seconds // 4 + 1  # versions; a slow machine takes longer for them
+        least = 3 * seconds // 4 + 1  # versions, which take longer on a slow machine
         processes = [stack.enter_context(running(READER, root, seconds, least)) for _ in range(readers)]
         for process in processes:
             assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Search beyond plain vectors: by user, by item, filtered, from raw vectors, by every metric."""
+"""Searches by user, by item, with filters, with raw vectors, and with every metric."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = {"items": 300, "users": 80, "width": 6}
 
 @pytest.fixture(scope="module", params=["Flat", "HNSW16", "strings"])
 def reader(request: pytest.FixtureRequest) -> Iterator[StoreReader]:
-    """Three nights with churn, exact and as a graph, with integer and string ids."""
+    """Three nights with churn, with an exact index or a graph, and integer or string ids."""
     factory = "Flat" if request.param == "strings" else request.param
     with quick_directory() as directory:
         for number in range(3):
@@ -41,7 +41,7 @@ def version(reader: StoreReader) -> Version:
 
 
 def expected(version: Version, queries: Array, mask: Array, k: int) -> list[list[object]]:
-    """The exact answer by the inner product, by brute force."""
+    """Return the exact ids by inner product, by brute force."""
     rows = np.flatnonzero(mask & version.items.live)
     scores = queries.astype(np.float64) @ version.items.vectors[rows].T.astype(np.float64)
     return version.items.names(rows[np.argsort(-scores, axis=1, kind="stable")[:, :k]].astype(np.int64)).tolist()
@@ -49,7 +49,7 @@ def expected(version: Version, queries: Array, mask: Array, k: int) -> list[list
 
 @pytest.mark.parametrize("scanned", [0, 10_000])
 def test_filters_are_respected_exactly(version: Version, monkeypatch: pytest.MonkeyPatch, scanned: int) -> None:
-    """Exactly the best of those let through, by scanning and through the index; unknown ids find nothing."""
+    """The results are exactly the best allowed items, by scanning and through the index; unknown ids match nothing."""
     monkeypatch.setattr(search, "_SCANNED", scanned)
     assert version.users is not None
     queries = np.asarray(version.users.vectors[:20])
@@ -69,7 +69,7 @@ def test_filters_are_respected_exactly(version: Version, monkeypatch: pytest.Mon
 
 
 def test_k_is_limited_to_the_number_of_matches(version: Version) -> None:
-    """A billion neighbours of a few hundred items are a few hundred."""
+    """A billion neighbours of a few hundred items are limited to all of them."""
     queries = np.asarray(version.items.vectors[:2])
     assert version.search(queries, 10**9)[0].shape == (2, 300)
     assert version.search(queries, 10**9, blocked=version.items.names(np.arange(len(version.items.ids))))[0].shape == (
@@ -79,7 +79,7 @@ def test_k_is_limited_to_the_number_of_matches(version: Version) -> None:
 
 
 def test_search_by_user_equals_search_with_its_vector(version: Version) -> None:
-    """Live or carried; an unknown user is an error."""
+    """The user may be live or carried; an unknown user is an error."""
     assert version.users is not None
     ids = version.users.names(np.arange(len(version.users.ids)))
     by_id, scores = version.search_by_user(ids, k=4)
@@ -91,7 +91,7 @@ def test_search_by_user_equals_search_with_its_vector(version: Version) -> None:
 
 
 def test_search_by_item_excludes_the_item_itself(version: Version) -> None:
-    """Everything else in the same order; a carried item, which is never found, too; all others when k is large."""
+    """The other items have the same order; a carried item can be given too; a large k returns all other items."""
     ids = version.items.names(np.arange(len(version.items.ids)))
     found, scores = version.search_by_item(ids, k=4)
     assert found.shape == scores.shape == (len(ids), 4)
@@ -110,7 +110,7 @@ def test_search_by_item_excludes_the_item_itself(version: Version) -> None:
 
 
 def test_raw_queries_are_mapped_by_their_own_version(reader: StoreReader) -> None:
-    """Raw users search as their stable vectors do; those of an older version through that version's maps."""
+    """Raw users give the same results as their stable vectors; those of an older version use that version's maps."""
     made = night(2, **SIZES)
     raw = made.both[1]
     version = reader.current
@@ -130,7 +130,7 @@ def test_raw_queries_are_mapped_by_their_own_version(reader: StoreReader) -> Non
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_filtered_scores_are_those_of_the_metric(metric: str) -> None:
-    """Scanning and the index agree, to rounding."""
+    """Scores by scanning and from the index agree up to rounding."""
     with quick_directory() as directory:
         config = configured(index__metric=metric, space__standardize=False)
         sync(directory / "S", night(0, **SIZES), "n0", config)
@@ -144,7 +144,7 @@ def test_filtered_scores_are_those_of_the_metric(metric: str) -> None:
 
 
 def test_raw_queries_of_a_narrower_version_are_padded() -> None:
-    """After ``widen``: the old version's raw vectors still search."""
+    """After ``widen``, raw vectors of the older version can still be used."""
     from embsync.pipeline.widen import widen
 
     with quick_directory() as directory:

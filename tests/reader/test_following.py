@@ -1,4 +1,4 @@
-"""Following a store: verified first, then switched; failures are visible and stop nothing."""
+"""Following a store: a version is verified before the switch; failures are reported, and following continues."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def root() -> Iterator[Path]:
 
 
 def wait_looks(follower: Follower, more: int = 3) -> None:
-    """Wait until a follower has checked its store this many times."""
+    """Wait until a follower has checked its store ``more`` times."""
     for _ in range(more):
         before = follower._checked
         eventually(lambda before=before: follower._checked != before)
 
 
 def open_descriptors() -> int:
-    """Count this process's descriptors."""
+    """Return the number of this process's open descriptors."""
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def flip_a_bit(root: Path, number: int) -> None:
-    """Damage a version where no size shows it."""
+    """Damage a version without changing a file size."""
     file = root / f"versions/{number:06d}/items/vectors.npy"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def test_a_follower_switches_and_calls_back(root: Path) -> None:
-    """Each new version reaches the callback, already current; a rollback too; the old one stays usable."""
+    """The callback gets each new version when it is current, also after a rollback; the old one remains usable."""
     seen: list[tuple[int, int]] = []
     with embsync.open(root) as reader:
         first = reader.current
@@ -74,7 +74,7 @@ def test_a_follower_switches_and_calls_back(root: Path) -> None:
 
 
 def test_a_damaged_version_is_refused_by_its_hash_and_reported(root: Path) -> None:
-    """One flipped bit, all sizes right: the old version stays; once repaired and checked again, the new one is used."""
+    """With one flipped bit and all sizes right, the old version stays; after the repair, the new one is used."""
     errors: list[Exception] = []
     with embsync.open(root) as reader:
         sync(root, night(1, **SIZES), "n1")
@@ -90,14 +90,14 @@ def test_a_damaged_version_is_refused_by_its_hash_and_reported(root: Path) -> No
         assert health.alive
         assert not health.healthy
         assert (health.serving, health.newest) == (1, 2)
-        Store(root).rollback(1)  # nothing is made from a damaged version
+        Store(root).rollback(1)  # a damaged version is not a parent
         sync(root, night(2, **SIZES), "n2", configured(store__keep_versions=9))
         eventually(lambda: reader.current.number == 3)
         assert follower.health.healthy
 
 
 def test_a_rollback_to_the_served_version_clears_the_error(root: Path) -> None:
-    """A rollback away from a damaged version: nothing is wrong any more."""
+    """After a rollback away from a damaged version there is no error."""
     with embsync.open(root) as reader:
         sync(root, night(1, **SIZES), "n1")
         flip_a_bit(root, 2)
@@ -108,7 +108,7 @@ def test_a_rollback_to_the_served_version_clears_the_error(root: Path) -> None:
 
 
 def test_an_exception_of_the_callback_does_not_end_the_follower(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The switch has happened, the error is kept and logged, and the next version is followed nevertheless."""
+    """The switch is complete, the error is kept and logged, and the next version is followed."""
 
     def refuse(version: Version) -> None:
         if version.number == 2:
@@ -128,7 +128,7 @@ def test_an_exception_of_the_callback_does_not_end_the_follower(root: Path, capl
 
 
 def test_a_store_that_disappears_for_a_while_is_found_again(root: Path) -> None:
-    """An error while it is away, none afterwards; what was mapped answers all the time."""
+    """There is an error only while the store is missing, and mapped data remain readable."""
     with embsync.open(root) as reader:
         follower = reader.follow(on_error=lambda _: None, interval=0.01)
         reader.current.open_files()
@@ -146,7 +146,7 @@ def test_a_store_that_disappears_for_a_while_is_found_again(root: Path) -> None:
 
 @pytest.mark.parametrize("follows", [True, False])
 def test_a_recreated_store_counts_as_a_new_one(root: Path, follows: bool) -> None:
-    """Its version 1 is not ours: it is switched to, and what we hold is never completed from its files."""
+    """Version 1 of the new store is switched to; the old version never uses the new store's files."""
     with embsync.open(root) as reader:
         old = reader.current
         assert old.users is not None
@@ -167,7 +167,7 @@ def test_a_recreated_store_counts_as_a_new_one(root: Path, follows: bool) -> Non
 
 
 def test_another_space_is_refused_if_a_space_was_given(root: Path) -> None:
-    """On opening, on refresh, when following and by number; a reader without space_id switches too."""
+    """It is refused on opening, on refresh, when following and by number; a reader without space_id switches."""
     with embsync.open(root) as free:
         ours = free.current.space_id
         with embsync.open(root, space_id=ours) as reader:
@@ -186,7 +186,7 @@ def test_another_space_is_refused_if_a_space_was_given(root: Path) -> None:
 
 
 def test_only_an_unclosed_reader_warns(root: Path) -> None:
-    """A version collected unclosed; not one closed, left by ``with``, or replaced by a newer one."""
+    """A version collected without ``close`` warns; one that was closed, left by ``with`` or replaced does not."""
     with pytest.warns(ResourceWarning, match="unclosed <embsync version 1"):
         open_version(root)
     with warnings.catch_warnings():
@@ -201,7 +201,7 @@ def test_only_an_unclosed_reader_warns(root: Path) -> None:
 
 
 def test_an_unclosed_follower_warns_and_ends_its_thread(root: Path) -> None:
-    """The thread holds only the store's path, not the reader."""
+    """The thread holds the store's path, but not the reader."""
     reader = embsync.open(root)
     follower = reader.follow(interval=0.01)
     reader.current.close()
@@ -211,7 +211,7 @@ def test_an_unclosed_follower_warns_and_ends_its_thread(root: Path) -> None:
 
 
 def test_no_descriptor_is_left_after_many_switches(root: Path) -> None:
-    """Forty switches, readers in two threads that hold what they got: as many descriptors as before."""
+    """After forty switches with readers in two threads, as many descriptors are open as before."""
     numbers = [Store(root).current(), sync(root, night(1, **SIZES), "n1").version]
     stop, failures = threading.Event(), list[BaseException]()
 
@@ -255,7 +255,7 @@ def _in_child(reader: embsync.StoreReader, root: Path, answers: multiprocessing.
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_can_search_refresh_and_releases_nothing(root: Path) -> None:
-    """After parallel searches in the parent: the child does not hang, and its end does not unpin the parent's."""
+    """After parallel searches in the parent, the child does not hang, and its exit does not unpin the parent's."""
     context = multiprocessing.get_context("fork")
     with embsync.open(root) as reader:
         version = reader.current
@@ -280,7 +280,7 @@ def test_a_forked_child_can_search_refresh_and_releases_nothing(root: Path) -> N
 
 
 def test_a_repaired_version_is_switched_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the next look: its file is not as it was when it was refused."""
+    """At the next check the file differs from the one that was refused."""
     monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 1e9)
     with embsync.open(root) as reader:
         sync(root, night(1, **SIZES), "n1")
@@ -295,7 +295,7 @@ def test_a_repaired_version_is_switched_to(root: Path, monkeypatch: pytest.Monke
 
 
 def test_a_version_repaired_while_it_is_hashed_is_switched_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its file was read before, so it is hashed again at the next look."""
+    """The file was read before the repair, so it is hashed again at the next check."""
     monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 1e9)
     served: list[int] = []
     flip_a_bit(root, 1)
@@ -322,7 +322,7 @@ def test_a_version_repaired_while_it_is_hashed_is_switched_to(root: Path, monkey
 def test_a_version_repaired_without_a_trace_is_retried_after_a_while(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk may return wrong bytes once, which no file shows: it is hashed again, but not at every check."""
+    """A disk may return wrong bytes once without a change of the file: it is hashed again, but not at every check."""
     monkeypatch.setattr("embsync.reader.follower._TRY_AGAIN", 0.2)
     served: list[int] = []
     hashed: list[int] = []

@@ -1,4 +1,4 @@
-"""As many as asked for: whenever at least k items may be found, k are returned, and most of them are the best."""
+"""If at least k items may be found, k are returned, and most of them are the best."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIVE = np.arange(ITEMS)
 
 @pytest.fixture(scope="module", params=["HNSW4", "IVF64,Flat", "IVF2,Flat", "IVF32,SQ8,RFlat", "Flat"])
 def reader(request: pytest.FixtureRequest) -> Iterator[StoreReader]:
-    """One night, indexes that reach few items with the effort for ten; several lists, almost none, refined, exact."""
+    """One night with indexes that reach few items at the effort for ten: lists, small lists, refined, exact."""
     with quick_directory() as directory:
         sync(
             directory / "S",
@@ -35,7 +35,7 @@ def reader(request: pytest.FixtureRequest) -> Iterator[StoreReader]:
 
 
 def best(version: Version, queries: Array, rows: Array, k: int) -> list[set[int]]:
-    """The exact best k of some rows."""
+    """Return the exact k best of some rows, for each query."""
     scores = queries @ np.asarray(version.items.vectors[rows]).T
     return [set(version.items.ids[rows[np.argsort(-line)[:k]]].tolist()) for line in scores]
 
@@ -45,8 +45,8 @@ def best(version: Version, queries: Array, rows: Array, k: int) -> list[set[int]
 def test_as_many_results_as_requested_are_returned(
     reader: StoreReader, monkeypatch: pytest.MonkeyPatch, k: int, share: float
 ) -> None:
-    """None is missing, whether filtered or not; where fewer may be found, exactly those."""
-    monkeypatch.setattr(search, "_SCANNED", 1)  # else every filter here is a scan
+    """None is missing, with or without filters; if fewer may be found, all of them are returned."""
+    monkeypatch.setattr(search, "_SCANNED", 1)  # otherwise every filter here is a scan
     version = reader.current
     queries = np.asarray(version.users.vectors[:20])
     rows = np.flatnonzero(np.random.default_rng(3).random(ITEMS) < share) if share < 1 else LIVE
@@ -63,7 +63,7 @@ def test_as_many_results_as_requested_are_returned(
 
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF128,Flat"])
 def test_filters_do_not_lower_the_recall(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the index and by scanning, at every selectivity, by labels that follow the vectors and that do not."""
+    """Recall is kept by the index and by scanning, at every selectivity, for labels correlated with vectors or not."""
     with quick_directory() as directory:
         made = night(0, items=6000, users=200, width=16)
         sync(directory / "S", made, "n0", configured(index__factory=factory))
@@ -84,14 +84,14 @@ def test_filters_do_not_lower_the_recall(factory: str, monkeypatch: pytest.Monke
 
 
 def shared(version: Version, queries: Array, rows: Array, filters: dict[str, Array]) -> float:
-    """The share of the exact ten best that is found."""
+    """Return the share of the exact ten best that is found."""
     ids, _ = version.search(queries, 10, **filters)
     exact = best(version, queries, rows, 10)
     return sum(len(a & set(b)) for a, b in zip(exact, ids.tolist(), strict=True)) / sum(map(len, exact))
 
 
 def test_blocking_one_item_returns_no_more_results(reader: StoreReader) -> None:
-    """The answer with one unrelated item blocked is as long as the one without."""
+    """With one unrelated item blocked, the number of results is the same."""
     version = reader.current
     queries = np.asarray(version.users.vectors[:20])
     assert version.search(queries, 900, blocked=[version.items.ids[0]])[0].shape == (20, 900)
@@ -101,7 +101,7 @@ def test_blocking_one_item_returns_no_more_results(reader: StoreReader) -> None:
 
 
 def test_a_given_effort_is_used_and_short_results_are_filled(reader: StoreReader) -> None:
-    """The least effort finds few; the rest comes from a scan."""
+    """The least effort finds few results; a scan adds the others."""
     version = reader.current
     queries = np.asarray(version.users.vectors[:20])
     least = dict.fromkeys(version.record.index.search, 1)
@@ -111,7 +111,7 @@ def test_a_given_effort_is_used_and_short_results_are_filled(reader: StoreReader
 
 
 def test_the_manifest_has_the_measurements_at_both_k(reader: StoreReader) -> None:
-    """The first is the one that decides, and is what the older fields say."""
+    """The first measurement decides, and the older fields have its values."""
     report = reader.current.record.index
     first, second = report.operating_points
     assert (first.k, second.k) == (10, 100)
@@ -119,12 +119,12 @@ def test_the_manifest_has_the_measurements_at_both_k(reader: StoreReader) -> Non
     assert first.recall is not None
     assert second.recall is not None
     assert first.recall >= 0.8
-    assert second.recall >= 0.7  # the best there is of a graph of four links
+    assert second.recall >= 0.7  # the best recall of a graph with four links
     assert set(second.search) == set(first.search)
 
 
 def test_effort_grows_with_k() -> None:
-    """Never less for more neighbours; up to the first point the manifest's value; between points, interpolated."""
+    """Effort never decreases with k; it is the manifest's up to the first point, and interpolated between points."""
     points = [OperatingPoint(10, 0.9, {"nprobe": 4}), OperatingPoint(100, 0.9, {"nprobe": 40})]
     efforts = [effort_at(points, k)["nprobe"] for k in range(1, 2000)]
     assert efforts[:10] == [4] * 10
@@ -134,7 +134,7 @@ def test_effort_grows_with_k() -> None:
 
 
 def test_a_manifest_of_an_earlier_release_applies_at_k_10() -> None:
-    """Its effort is scaled from there."""
+    """The effort for other k is scaled from it."""
     report = IndexReport("HNSW32", "inner_product", "rebuilt", "", 0.96, 0.95, {"efSearch": 20}, 5, 0, "1.15.1")
     plain = msgspec.to_builtins(report)
     del plain["operating_points"]

@@ -35,7 +35,7 @@ SIZES = {"items": 60, "users": 80, "width": 5}
 
 @pytest.fixture(scope="module", params=["integer", "string"])
 def roots(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
-    """One store in both formats: three nights with churn."""
+    """The same store in both formats: three nights with churn."""
     with quick_directory() as directory:
         for number in range(3):
             made = night(number, **SIZES).reordered(number)
@@ -47,7 +47,7 @@ def roots(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
 
 @pytest.fixture
 def both(roots: tuple[Path, Path]) -> Iterator[tuple[Any, Any]]:
-    """Their readers."""
+    """The readers of both stores."""
     with embsync.open(roots[0]) as one, embsync.open(roots[1]) as other:
         yield one, other
 
@@ -62,7 +62,7 @@ def root(roots: tuple[Path, Path]) -> Path:
 
 
 def same(one: Any, other: Any) -> None:
-    """Assert that two answers are equal, NaN included."""
+    """Assert that two results are equal, NaN included."""
     if isinstance(one, np.ndarray):
         np.testing.assert_array_equal(one, other)
         assert one.dtype.kind == other.dtype.kind
@@ -104,7 +104,7 @@ QUESTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_answers_are_those_of_arrays(both: tuple[Any, Any], question: str) -> None:
-    """To the last bit, with ids of both types, live, carried and unknown."""
+    """Results are equal bit for bit for ids of both types, live, carried and unknown."""
     ids = both[0].current.users.names(np.arange(len(both[0].current.users))).tolist()
     unknown = 10**9 if isinstance(ids[0], int) else "nobody"
     answers = [QUESTIONS[question](reader.current, ids, unknown) for reader in both]
@@ -112,7 +112,7 @@ def test_answers_are_those_of_arrays(both: tuple[Any, Any], question: str) -> No
 
 
 def test_differences_between_versions_are_those_of_arrays(both: tuple[Any, Any]) -> None:
-    """Also between a version in arrays and one in part files."""
+    """It includes differences between a version in arrays and one in part files."""
     found = []
     for now in both:
         for before in both:
@@ -129,7 +129,7 @@ COMMANDS = (
 
 
 def plain(printed: Any) -> Any:
-    """Return what a command printed without what files have."""
+    """Return the output of a command without file-related fields."""
     if isinstance(printed, dict):
         of_files = {"files", "format", "parts", "bytes", "path", "checksum", "sha256"}
         return {key: plain(value) for key, value in printed.items() if key not in of_files}
@@ -140,7 +140,7 @@ def plain(printed: Any) -> Any:
 def test_commands_print_what_they_print_for_arrays(
     roots: tuple[Path, Path], both: tuple[Any, Any], command: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Except for paths and the numbers of files."""
+    """Only paths and numbers of files differ."""
     user = str(both[0].current.users.names(np.arange(9))[4])
     printed = []
     for root in roots:
@@ -152,13 +152,13 @@ def test_commands_print_what_they_print_for_arrays(
 
 
 def test_a_report_is_made(root: Path, tmp_path: Path) -> None:
-    """With the same figures, read from the part files."""
+    """The report has the same figures, read from the part files."""
     assert run(["report", "--store", str(root), "--output", str(tmp_path / "r.html")]) == 0
     assert "users" in (tmp_path / "r.html").read_text()
 
 
 def test_the_certificate_is_that_of_arrays(roots: tuple[Path, Path], both: tuple[Any, Any]) -> None:
-    """The score error against the snapshot, whose rows are in another order, from the rows of the part files."""
+    """The score error against the snapshot, whose rows have another order, is the same from the part files."""
     config = configured()
     found = [verify(Store(root), reader.current, config) for root, reader in zip(roots, both, strict=True)]
     assert found[0].score_error is not None
@@ -168,7 +168,7 @@ def test_the_certificate_is_that_of_arrays(roots: tuple[Path, Path], both: tuple
 
 
 def of_part(folder: Path, change: Any) -> None:
-    """Put a changed table in the place of the second part file, published as if its writer had made it."""
+    """Replace the second part file by a changed table, as if its writer had written it."""
     import io
 
     table, buffer = pq.read_table(folder / "users/part-00001.parquet"), io.BytesIO()
@@ -195,7 +195,7 @@ WRONG = {
 def test_verify_finds_rows_that_are_wrong_with_the_right_hash(
     root: Path, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 5 and the file; a changed vector changes the certificate."""
+    """The exit code is 5 and the file is named; a changed vector changes the certificate."""
     change, message = WRONG[how]
     with embsync.open(root) as reader:
         live = reader.current.users.live[reader.current.users.ids.positions(reader.current.users.ids[32:33])]
@@ -210,7 +210,7 @@ def test_verify_finds_rows_that_are_wrong_with_the_right_hash(
 
 
 def test_the_local_engine_does_not_continue_from_part_files(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One line with the command that does, exit code 2, the store as before; a new space may begin."""
+    """Exit code 2 with one line that has the right command; the store is unchanged, and a new space is allowed."""
     strings = isinstance(Store(root).manifest(3).parts.users[0].first, str)
     made = night(4, **SIZES)
     path = write_npy(root.parent / "next", made.named() if strings else made)
@@ -231,7 +231,7 @@ def test_the_local_engine_does_not_continue_from_part_files(root: Path, capfd: p
 
 
 def test_prune_rollback_and_relabel_treat_them_as_any_version(root: Path) -> None:
-    """A pinned one stays; a rollback leads to one; all files go with it."""
+    """A pinned version is kept, a rollback can lead to one, and pruning removes all its files."""
     store = Store(root)
     with embsync.open(root) as reader, reader.version(1) as old:
         assert store.rollback(2) == (3, 2)
@@ -245,7 +245,7 @@ def test_prune_rollback_and_relabel_treat_them_as_any_version(root: Path) -> Non
 
 
 def test_a_manifest_with_fewer_rows_than_its_parts_is_damage(root: Path) -> None:
-    """Counts of the manifest and of its part files must fit."""
+    """The counts of the manifest and of its part files must agree."""
     manifest = Store(root).manifest(3)
     assert manifest.users is not None
     users = msgspec.structs.replace(manifest.users, rows=manifest.users.rows + 1)
@@ -256,7 +256,7 @@ def test_a_manifest_with_fewer_rows_than_its_parts_is_damage(root: Path) -> None
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Server, Server, list[int]]]:
-    """A server of each format of one store, and its users."""
+    """A server for each format of the store, and the store's users."""
     with published_nights(2, **SIZES) as store:
         shutil.copytree(store, store.with_name("parts"), symlinks=True)
         all_in_parts(store.with_name("parts"))
@@ -285,7 +285,7 @@ def servers() -> Iterator[tuple[Server, Server, list[int]]]:
     ],
 )
 def test_http_answers_are_those_of_arrays(servers: tuple[Server, Server, list[int]], path: str, body: Any) -> None:
-    """Status and every value; the ids 0, 1 and 2 stand for the first users."""
+    """Status and all values are equal; the ids 0, 1 and 2 stand for the first users."""
     one, other, users = servers
 
     def real(value: Any) -> Any:
@@ -303,7 +303,7 @@ def test_http_answers_are_those_of_arrays(servers: tuple[Server, Server, list[in
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_the_first_version_is_served_only_if_its_part_files_are_intact(root: Path, damaged: bool) -> None:
-    """Every file is hashed before the switch: one wrong byte, and there is none."""
+    """Every file is hashed before the switch: with one wrong byte, no version is served."""
     part = root / "current" / "users" / "part-00001.parquet"
     data = bytearray(part.read_bytes())
     if damaged:

@@ -20,7 +20,7 @@ from embsync.reader import StoreReader, Version
 
 @pytest.fixture(scope="module", params=["Flat", "HNSW16", "strings"])
 def reader(request: pytest.FixtureRequest) -> Iterator[StoreReader]:
-    """Three nights with churn, exact and as a graph, with integer and string ids."""
+    """Three nights with churn, with an exact index or a graph, and integer or string ids."""
     with quick_directory() as directory:
         for number in range(3):
             made = night(number, items=300, users=80, width=6)
@@ -42,7 +42,7 @@ def users(version: Version) -> Array:
 
 
 def one_by_one(version: Version, users: Array, k: int, **filters: list[Array]) -> tuple[list[object], list[object]]:
-    """What each user finds alone, without what is missing."""
+    """Return the results of each user alone, without missing hits."""
     found = [
         version.search_by_user(users[[place]], k, **{name: lists[place] for name, lists in filters.items()})
         for place in range(len(users))
@@ -53,7 +53,7 @@ def one_by_one(version: Version, users: Array, k: int, **filters: list[Array]) -
 @pytest.mark.parametrize("k", [1, 10, 290, 400])
 @pytest.mark.parametrize("names", [("allowed",), ("blocked",), ("allowed", "blocked")])
 def test_each_query_has_its_own_list(version: Version, users: Array, k: int, names: tuple[str, ...]) -> None:
-    """A batch finds what each query finds alone: the best blocked, unknown ids, no list, empty, repeated."""
+    """A query gets the same results in a batch as alone: the best blocked, unknown ids, no list, empty, repeated."""
     best, _ = version.search_by_user(users, 300)
     unknown = np.array(["nobody"] if best.dtype.kind == "U" else [-5])
     lists: dict[str, list[Array]] = {}
@@ -71,7 +71,7 @@ def test_each_query_has_its_own_list(version: Version, users: Array, k: int, nam
 
 
 def test_a_common_list_combines_with_lists_per_query(version: Version, users: Array) -> None:
-    """Both hold, in a matrix too, and beside the item itself."""
+    """Both lists apply, also given as a matrix, and together with the exclusion of the item itself."""
     best, _ = version.search_by_user(users, 12)
     ids, _ = version.search_by_user(users, 5, allowed=best[0], blocked=best)
     assert not any(set(mine) & set(theirs) - {-1, ""} for mine, theirs in zip(ids.tolist(), best.tolist(), strict=True))
@@ -82,7 +82,7 @@ def test_a_common_list_combines_with_lists_per_query(version: Version, users: Ar
 
 @pytest.mark.parametrize("name", ["allowed", "blocked"])
 def test_lists_of_another_length_are_refused(version: Version, users: Array, name: str) -> None:
-    """Of another number than the queries, for some queries only, of another type."""
+    """Another number of lists than queries, lists for some queries only, and another type are refused."""
     one = version.items.names(np.arange(2)).tolist()
     with pytest.raises(UsageError, match=f"{name} and queries differ in number; found 2 lists; expected 30"):
         version.search_by_user(users, 5, **{name: [one, one]})
@@ -93,7 +93,7 @@ def test_lists_of_another_length_are_refused(version: Version, users: Array, nam
 
 
 def test_unknown_ids_do_not_fail_a_batch(version: Version, users: Array) -> None:
-    """They find nothing, or what the mean finds; the others what they find alone."""
+    """They get no results, or those of the mean; the other queries get the results they get alone."""
     unknown = "nobody" if users.dtype.kind == "U" else -5
     asked = [users[0], unknown, users[1]]
     alone, _ = version.search_by_user(users[:2], 5)
@@ -121,7 +121,7 @@ def test_unknown_ids_do_not_fail_a_batch(version: Version, users: Array) -> None
 def test_filters_can_be_read_from_files(
     reader: StoreReader, users: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ragged ones as JSON, a matrix as .npy; anything else is one line of error."""
+    """JSON may have lists of different lengths, .npy a matrix; anything else is an error of one line."""
     best, _ = reader.current.search_by_user(users[:2], 6)
     ragged = [best[0, :3].tolist(), None]
     (tmp_path / "seen.json").write_text(json.dumps(ragged))
@@ -153,7 +153,7 @@ def test_filters_can_be_read_from_files(
 
 
 def test_a_side_behaves_as_a_collection_of_ids(version: Version) -> None:
-    """Live and carried; in blocks each row comes once, in order; what is no id is in no side."""
+    """Live and carried ids are contained, other values are not; blocks give each row once, in order."""
     side = version.items
     names = side.names(np.arange(len(side)))
     assert len(side) == len(side.ids) == 300 + version.record.items.carried

@@ -1,4 +1,4 @@
-"""What consumers get from a version: search, lookup, age, maps both ways, with integer and string ids."""
+"""The reader's interface: search, lookup, age and both maps, with integer and string ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def nights(request: pytest.FixtureRequest) -> list[Night]:
 
 @pytest.fixture(scope="module", params=["arrays", "parts"])
 def reader(nights: list[Night], request: pytest.FixtureRequest) -> Iterator[StoreReader]:
-    """A store with all three published, in format 1 or with the users in part files."""
+    """A store with all three nights, in format 1 or with the users in part files."""
     with quick_directory() as directory:
         for number, made in enumerate(nights):
             sync(directory / "S", made, f"n{number}")
@@ -63,7 +63,7 @@ def _stable(version: Version, made: Night) -> tuple[Array, Array]:
 
 
 def test_lookup_gives_the_stable_vector_of_every_live_id(version: Version, nights: list[Night]) -> None:
-    """In the order asked for, whatever the order of the file: the raw vector mapped."""
+    """Vectors are returned in the requested order, and are the mapped raw vectors."""
     items, users = _stable(version, nights[-1])
     assert version.users is not None
     np.testing.assert_allclose(version.items.lookup(nights[-1].item_ids), items, atol=1e-6)
@@ -75,7 +75,7 @@ def test_lookup_gives_the_stable_vector_of_every_live_id(version: Version, night
 
 
 def test_absent_ids_are_carried_with_their_age(reader: StoreReader, nights: list[Night]) -> None:
-    """An id of the first night alone has its vector of then, bit for bit, and is two versions old."""
+    """An id of the first night only has the same vector as then, bit for bit, and is two versions old."""
     version = reader.current
     gone = np.setdiff1d(nights[0].item_ids, nights[1].item_ids)
     assert len(gone) == LEFT
@@ -87,7 +87,7 @@ def test_absent_ids_are_carried_with_their_age(reader: StoreReader, nights: list
 
 
 def test_missing_ids_are_an_error_nan_or_the_mean(version: Version, nights: list[Night]) -> None:
-    """As asked for; the error names some of them, and age knows no other answer."""
+    """``missing`` selects the result; the error names some of the ids; ``age`` always raises it."""
     known = nights[-1].item_ids[0].item()
     text = isinstance(known, str)
     missing: list[Any] = [f"no-{n}" for n in range(7)] if text else list(range(-7, 0))
@@ -106,7 +106,7 @@ def test_missing_ids_are_an_error_nan_or_the_mean(version: Version, nights: list
 
 
 def test_search_returns_the_exact_top_of_the_raw_scores(version: Version, nights: list[Night]) -> None:
-    """For every user: the same items in the same order as by the raw model, ids in the caller's form."""
+    """For every user, items and order are those of the raw model, with ids in the caller's type."""
     made = nights[-1]
     items, users = made.both
     ids, scores = version.search(version.transform.users(users), k=7)
@@ -121,7 +121,7 @@ def test_search_returns_the_exact_top_of_the_raw_scores(version: Version, nights
 
 
 def test_search_never_returns_a_carried_id(version: Version, nights: list[Night]) -> None:
-    """Live items only; k beyond them is cut to them."""
+    """Only live items are returned, and k is limited to their number."""
     queries = version.items.vectors[~version.items.live][:3]
     ids, scores = version.search(queries, k=10_000)
     assert ids.shape == scores.shape == (3, 100)
@@ -144,13 +144,13 @@ def test_search_never_returns_a_carried_id(version: Version, nights: list[Night]
     ],
 )
 def test_invalid_queries_are_refused(version: Version, queries: Array, k: int, message: str) -> None:
-    """Before FAISS sees them."""
+    """The error is raised before FAISS gets the queries."""
     with pytest.raises(UsageError, match=message):
         version.search(queries, k=k)
 
 
 def test_any_integer_type_is_accepted_as_k(version: Version) -> None:
-    """NumPy's too, and one beyond every machine word."""
+    """NumPy integers and integers beyond every machine word are accepted."""
     for k in (np.int64(3), np.uint8(3)):
         assert version.search(np.ones((1, 6)), k=k)[0].shape == (1, 3)
     assert version.search(np.ones((1, 6)), k=2**70)[0].shape == (1, 100)
@@ -168,7 +168,7 @@ def test_any_integer_type_is_accepted_as_k(version: Version) -> None:
     ],
 )
 def test_vectors_that_cannot_be_mapped_are_refused(version: Version, rows: Any, message: str) -> None:
-    """The error shows what was found, in both directions and as a raw query."""
+    """The error has the value found, for both maps and for raw queries."""
     for mapped in (version.transform.items, version.transform.users_inverse):
         with pytest.raises(UsageError, match=message):
             mapped(rows)
@@ -177,7 +177,7 @@ def test_vectors_that_cannot_be_mapped_are_refused(version: Version, rows: Any, 
 
 
 def test_maps_are_invertible(version: Version, nights: list[Night]) -> None:
-    """Raw to stable and back within 1e-5, one row or many; a wrong width is named."""
+    """Raw vectors are mapped and back within 1e-5, as one row or many; a wrong width is an error."""
     items, users = nights[-1].both
     there, back = version.transform, version.transform
     for raw, forth, inverse in ((items, there.items, back.items_inverse), (users, there.users, back.users_inverse)):
@@ -189,7 +189,7 @@ def test_maps_are_invertible(version: Version, nights: list[Night]) -> None:
 
 
 def test_maps_of_versions_compose(reader: StoreReader, nights: list[Night]) -> None:
-    """Last night's raw vectors come into tonight's raw basis, near where the model put them."""
+    """Last night's raw vectors in tonight's raw basis are close to tonight's raw vectors."""
     new = reader.current
     with reader.version(2) as old:
         moved = nights[1].both[1].astype(np.float64) @ old.transform.maps.to(new.transform.maps, "users")
@@ -200,7 +200,7 @@ def test_maps_of_versions_compose(reader: StoreReader, nights: list[Night]) -> N
 
 
 def test_a_version_describes_itself_and_is_read_only(version: Version) -> None:
-    """Number, space, the manifest as it stands in the file; all arrays mapped read-only."""
+    """A version has number, space and the manifest as in its file; all arrays are mapped read-only."""
     assert version.number == 3
     assert version.manifest["version"] == 3
     assert version.manifest["space_id"] == version.space_id
@@ -214,7 +214,7 @@ def test_a_version_describes_itself_and_is_read_only(version: Version) -> None:
 
 
 def test_invalid_forms_of_ids_are_refused(version: Version) -> None:
-    """Another type or shape than the store's is a usage error; decimal strings stand for integers."""
+    """Ids of another type or shape than the store's are a usage error; decimal strings are accepted for integers."""
     text = version.items.ids.dtype.kind == "S"
     wrong: list[Any] = [[1, 2], [1.5]] if text else [["x"], [1.5], [True]]
     for ids in [*wrong, [[1, 2]]]:
@@ -229,7 +229,7 @@ def test_invalid_forms_of_ids_are_refused(version: Version) -> None:
 
 
 def test_one_very_long_id_does_not_inflate_the_others(version: Version) -> None:
-    """It is unknown among strings and no integer among integers; NumPy alone would ask for 4 GB."""
+    """It is unknown among strings and invalid among integers; NumPy alone would allocate 4 GB."""
     assert version.users is not None
     known = version.items.names(np.arange(len(version.items.ids))).astype(str).tolist()
     ids: list[str] = ["7" * 1_000_000, *known * 10]
@@ -246,7 +246,7 @@ def test_one_very_long_id_does_not_inflate_the_others(version: Version) -> None:
 
 
 def test_an_id_of_more_than_64_bits_is_unknown_or_refused(version: Version) -> None:
-    """An unsigned integer beyond the range never stands for a negative id."""
+    """An unsigned integer beyond the range is never taken for a negative id."""
     if version.items.ids.dtype.kind == "S":
         pytest.skip("integer ids only")
     for ids in ([2**64 - 1], ["18446744073709551616"]):
@@ -258,7 +258,7 @@ def test_an_id_of_more_than_64_bits_is_unknown_or_refused(version: Version) -> N
 
 
 def test_refresh_switches_and_the_previous_version_stays_usable() -> None:
-    """False while nothing is new; then the new version, while holders of the old one keep it."""
+    """``refresh`` returns False if there is no new version; afterwards the previous one is still usable."""
     with quick_directory() as directory:
         root = directory / "S"
         with pytest.raises(NotFoundError, match="no store here"):
@@ -282,7 +282,7 @@ def test_refresh_switches_and_the_previous_version_stays_usable() -> None:
 @pytest.mark.parametrize("dtype", [np.int64, "S5", "S36"])
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 5000])
 def test_the_sparse_index_equals_a_binary_search(count: int, dtype: Any) -> None:
-    """Every id, and none of those between, before and after them; shorter and longer strings too."""
+    """Every id is found, and none between, before and after them is; this includes shorter and longer strings."""
     ids = np.sort((np.arange(count) * 7 + 11).astype(dtype))
     wanted = np.random.default_rng(count).permutation(np.arange(-3, count * 7 + 30)).astype(dtype)
     np.testing.assert_array_equal(SparseIndex(ids).positions(wanted), positions_in(wanted, ids))
@@ -293,7 +293,7 @@ def test_the_sparse_index_equals_a_binary_search(count: int, dtype: Any) -> None
 
 
 def test_a_large_batch_equals_single_lookups() -> None:
-    """Known and unknown ids of both kinds, in any order: what one id alone gives."""
+    """Known and unknown ids of both types, in any order, give the results of single lookups."""
     with quick_directory() as directory:
         made = night(0, items=900, users=600, width=4)
         sync(directory / "I", made, "n0")
@@ -314,7 +314,7 @@ def test_a_large_batch_equals_single_lookups() -> None:
 
 
 def test_a_damaged_version_is_never_switched_to() -> None:
-    """A file of another size: refresh raises, and what was served is served on."""
+    """With a file of another size, refresh raises, and the current version stays."""
     with quick_directory() as directory:
         root = directory / "S"
         sync(root, night(0, **SIZES), "n0")
@@ -345,7 +345,7 @@ def test_a_damaged_version_is_never_switched_to() -> None:
 
 
 def test_several_threads_may_open_versions_at_once(version: Version) -> None:
-    """NumPy evaluates the header of an array, which CPython 3.11 refuses if another thread does so meanwhile."""
+    """NumPy evaluates an array's header, which fails in CPython 3.11 if another thread does so at the same time."""
     path, kind = version.path / "items" / "ids.npy", version.items.ids.dtype.kind
 
     def opened(_: int) -> int:
@@ -366,14 +366,14 @@ def test_several_threads_may_open_versions_at_once(version: Version) -> None:
 
 
 def test_a_store_without_versions_is_reported(tmp_path: Path) -> None:
-    """It is a store, and there is nothing in it yet."""
+    """The error says that the path is a store without a version."""
     Store(tmp_path / "S").create()
     with pytest.raises(NotFoundError, match="no version yet"):
         embsync.open(tmp_path / "S")
 
 
 def test_a_store_of_items_has_no_users() -> None:
-    """``users`` is None, queries are item-like, and the map is its own inverse's transpose."""
+    """``users`` is None, queries are items, and the map equals the transpose of its inverse."""
     with quick_directory() as directory:
         made = night(0, **SIZES).named().one_sided()
         sync(directory / "S", made, "n0")
@@ -419,7 +419,7 @@ print(reads, len(seen), flush=True)
 
 
 def test_readers_in_other_processes_never_see_a_torn_or_missing_version() -> None:
-    """Two readers loop while versions are published, rolled back and pruned as fast as they can be."""
+    """Two readers loop while versions are published, rolled back and pruned without pauses."""
     with quick_directory() as directory:
         root = directory / "S"
         config = configured(store__keep_versions=1)
@@ -442,7 +442,7 @@ def test_readers_in_other_processes_never_see_a_torn_or_missing_version() -> Non
 
 
 def test_importing_the_reader_loads_neither_watcher_nor_daemon() -> None:
-    """Importing the package for reading stays light."""
+    """Reading does not load modules of the watcher and the daemon."""
     code = (
         "import sys, embsync; heavy = {'watchdog', 'click', 'rich', 'embsync.pipeline', 'embsync.cli'}; "
         "print(sorted(heavy & set(sys.modules)))"
@@ -459,7 +459,7 @@ def test_importing_the_reader_loads_neither_watcher_nor_daemon() -> None:
 
 @pytest.mark.services("pandas")
 def test_a_side_converts_to_pandas_and_arrow(version: Version) -> None:
-    """Ids in the caller's form, the mapped numbers themselves; what is read back is what was published."""
+    """Ids have the caller's type, vectors are the mapped arrays; reading them back gives what was published."""
     side = version.items
     frame, table = side.to_pandas(), side.to_arrow()
     assert frame.index.tolist() == table["id"].to_pylist() == side.names(np.arange(len(side))).tolist()

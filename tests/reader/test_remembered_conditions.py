@@ -1,4 +1,4 @@
-"""The rows that meet a condition are found once, and each condition finds its own."""
+"""The rows that meet a condition are computed once, and each condition has its own."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from embsync.reader.labels import _frozen, _thawed, remembered
 
 
 class Column:
-    """A label whose rows are all those of even number, and which notes what it was asked."""
+    """A label met by all even rows, which records the conditions evaluated."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
     def matching(self, condition: object) -> np.ndarray:
-        """Note the condition."""
+        """Record the condition."""
         self.asked.append(condition)
         return np.arange(6) % 2 == 0
 
 
 def test_a_condition_is_evaluated_once() -> None:
-    """Values that are equal but of different types are different conditions; what was found cannot be changed."""
+    """Equal values of different types are different conditions, and the cached rows are read-only."""
     conditions: list[Any] = [1, 1.0, True, "1", None, [1, "a"], [1.0, "a"], {"min": 1}, {"min": 1.0, "max": None}]
     column = Column()
     matches = remembered({"price": cast(LabelColumn, column)}, 6)
@@ -38,7 +38,7 @@ def test_a_condition_is_evaluated_once() -> None:
 
 
 def test_the_cache_of_conditions_is_bounded() -> None:
-    """Of a hundred conditions on many rows none but the last are remembered; long and strange ones never are."""
+    """Of a hundred conditions on many rows only the last is cached; long and unusual ones never are."""
     column = Column()
     matches = remembered({"price": cast(LabelColumn, column)}, 1 << 25)
     for number in [*range(100), 99, 0]:

@@ -1,4 +1,4 @@
-"""Versions of several spaces, versions that go or are damaged, and what a graph misses among allowed items."""
+"""Versions of several spaces, versions deleted or damaged, and allowed items that a graph misses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def root() -> Iterator[Path]:
 
 
 def test_raw_queries_of_another_space_are_refused(root: Path) -> None:
-    """Through that version's maps they would be vectors of its space, and their scores mean nothing here."""
+    """With that version's maps they would be vectors of its space, whose scores mean nothing in this one."""
     sync(root, night(1, **SIZES, seed=99), "other model", new_space=True)
     raw = night(0, **SIZES).both[1][:3]
     with embsync.open(root) as reader, reader.version(1) as old:
@@ -44,7 +44,7 @@ def test_raw_queries_of_another_space_are_refused(root: Path) -> None:
 def test_a_version_deleted_before_it_is_pinned_is_not_an_error(
     root: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    """Each time a newer one was published and the older one pruned: the newest is opened."""
+    """Whenever a newer version was published and the older one pruned, the newest is opened."""
     real = layout.current_number
     overtaken: list[int] = []
 
@@ -68,9 +68,9 @@ def test_a_version_deleted_before_it_is_pinned_is_not_an_error(
 
 @pytest.mark.parametrize(("share", "held"), [(0.02, 2**20), (0.02, 4), (0.3, 2**20)])
 def test_allowed_items_that_a_graph_misses_are_added(monkeypatch: pytest.MonkeyPatch, share: float, held: int) -> None:
-    """With the least effort a graph gives up among items it must skip; the answer has no holes, and is exact there."""
+    """With the least effort a graph search misses items; a scan adds them, and the result is exact."""
     monkeypatch.setattr(search, "_SCANNED", 10)
-    monkeypatch.setattr(search, "_HELD", held)  # a few at a time: put together from parts
+    monkeypatch.setattr(search, "_HELD", held)  # a few at a time, so that results have several parts
     with quick_directory() as directory:
         made = night(0, items=3000, users=60, width=6)
         sync(directory / "S", made, "n0", configured(index__factory="HNSW4", index__target_recall=0.1))
@@ -96,7 +96,7 @@ def _wait_looks(follower: Follower, more: int = 5) -> None:
 
 
 def test_a_lasting_error_is_reported_once(root: Path) -> None:
-    """While the store is missing, this is logged once and not at each check; if it disappears again, once again."""
+    """A missing store is logged once and not at each check; if it disappears again, it is logged again."""
     errors: list[Exception] = []
     aside = root.with_name("aside")
     with embsync.open(root) as reader:
@@ -115,7 +115,7 @@ def test_a_lasting_error_is_reported_once(root: Path) -> None:
 def test_k_is_limited_where_allowed_items_are_searched_in_the_index(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above what is scanned, too: no more places than items that may be found."""
+    """The limit also applies if more items are allowed than would be scanned."""
     monkeypatch.setattr(search, "_SCANNED", 5)
     with embsync.open(root) as reader:
         live = reader.current.items.names(np.flatnonzero(reader.current.items.live))
@@ -125,7 +125,7 @@ def test_k_is_limited_where_allowed_items_are_searched_in_the_index(
 
 
 def test_a_refused_version_is_hashed_again_after_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at every check, but after the pause: then a file that was repaired in place is found intact."""
+    """It is not hashed at every check, but after the pause, when a file repaired in place is found intact."""
     hashed, verify = [0], follower.verify
     looks, current_number = [0], layout.current_number
 

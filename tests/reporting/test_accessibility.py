@@ -1,4 +1,4 @@
-"""The pages as axe-core judges them in a real browser: light and dark, wide and as narrow as a phone."""
+"""The pages checked by axe-core in a real browser: light and dark, wide and as narrow as a phone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = {"items": 160, "users": 120, "width": 6}
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    """One browser; each test opens a tab of its own."""
+    """One browser for all tests; each test opens its own tab."""
     require_axe()
     with quick_directory() as directory, browsing(directory / "profile") as running:
         yield running
@@ -28,7 +28,7 @@ def page() -> Iterator[Page]:
 
 @pytest.mark.parametrize("nights", [1, 3])
 def test_axe_finds_nothing_in_a_report(page: Page, tmp_path: Path, nights: int) -> None:
-    """With every table open; nothing is wider than the window, nothing else is loaded, nothing is reported."""
+    """With every table open, nothing is wider than the window, no other resource is loaded, and no error is logged."""
     root = tmp_path / "S"
     for number in range(nights):
         made = night(number, **SIZES)
@@ -46,7 +46,7 @@ def test_axe_finds_nothing_in_a_report(page: Page, tmp_path: Path, nights: int) 
 
 
 def test_the_keyboard_reaches_the_report_first(page: Page, tmp_path: Path) -> None:
-    """Tab shows the link past the navigation; tables that scroll can be reached too."""
+    """The first Tab focuses the link that skips the navigation; scrolling tables can be focused too."""
     root = tmp_path / "S"
     sync(root, night(0, **SIZES), "n0")
     place = tmp_path / "page.html"

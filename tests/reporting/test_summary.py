@@ -1,4 +1,4 @@
-"""The summary of stabilized arrays: the same verdict, spectrum and checks, without a store."""
+"""The summary of stabilized arrays has the same verdict, spectrum and checks as a report, without a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stabilized(number: int, anchors: embsync.Anchors | None = None, *, one_sided
 
 @pytest.mark.parametrize("one_sided", [False, True])
 def test_a_result_has_a_page_that_notebooks_show(tmp_path: Path, one_sided: bool) -> None:
-    """With the figures of the result, in a new space and in one with anchors."""
+    """The page has the figures of the result, in a new space and with anchors."""
     first = stabilized(0, one_sided=one_sided)
     second = stabilized(1, first.anchors, one_sided=one_sided)
     assert "A new space begins" in first.report().verdict.sentence
@@ -41,7 +41,7 @@ def test_a_result_has_a_page_that_notebooks_show(tmp_path: Path, one_sided: bool
 
 
 def test_checks_that_did_not_pass_are_printed() -> None:
-    """Where the result was wanted anyway."""
+    """Failed checks are printed if the result was requested anyway."""
     first, made = stabilized(0), night(1, **SIZES).shuffled_item_ids()
     result = embsync.stabilize(
         made.items, made.users, item_ids=made.item_ids, user_ids=made.user_ids, anchors=first.anchors, check=False

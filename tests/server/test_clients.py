@@ -1,4 +1,4 @@
-"""Clients generated from the OpenAPI document, as they come, against a server: no default of theirs is refused."""
+"""Clients generated from the OpenAPI document work unmodified against a server, with their defaults."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
-    """A server whose largest k is less than what a search without k asks elsewhere."""
+    """A server whose largest k is below the usual default of a search."""
     with serving(root, "--max-k", "3") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def known(root: Path) -> tuple[int, int]:
-    """A user and an item."""
+    """Return a user and an item."""
     with embsync.open(root) as reader:
         users = reader.current.side("users")
         return int(users.ids[users.live][0]), int(reader.current.items.ids[reader.current.items.live][0])
@@ -53,7 +53,7 @@ def known(root: Path) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def expected(root: Path, known: tuple[int, int]) -> list[int]:
-    """What the user finds."""
+    """Return the items that a search by the user finds."""
     with embsync.open(root) as reader:
         found: list[int] = reader.current.search_by_user([known[0]], 3)[0][0].tolist()
         return found
@@ -68,7 +68,7 @@ def document(server: Server, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def generated(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package that openapi-python-client makes."""
+    """The package that openapi-python-client generates."""
     settings = tmp_path / "settings.json"
     settings.write_text(
         json.dumps({"content_type_overrides": {"application/x-npy": "application/octet-stream"}, "post_hooks": []})
@@ -85,7 +85,7 @@ def generated(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_python_client_calls_every_endpoint(
     generated: Any, server: Server, known: tuple[int, int], expected: list[int]
 ) -> None:
-    """Every operation, with only its required fields, and by URL where that exists."""
+    """Every operation is called with only its required fields, and by URL where that exists."""
     models = generated("models")
     user, item = known
 
@@ -137,7 +137,7 @@ def test_a_python_client_calls_every_endpoint(
 def test_a_typescript_client_calls_every_endpoint(
     document: Path, server: Server, known: tuple[int, int], expected: list[int]
 ) -> None:
-    """It compiles with strict types, and ids come as strings where that is asked."""
+    """The client compiles with strict types, and ids are strings if that is requested."""
     if shutil.which("node") is None:
         pytest.skip("no Node.js")
     if not (TYPESCRIPT / "node_modules/openapi-typescript").is_dir():

@@ -1,4 +1,4 @@
-"""No connection can stop the server, by anything it does or fails to do."""
+"""No connection can block the server, whatever it sends or fails to send."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])
 def server(root: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server in a hurry, with each of the two parsers."""
+    """A server with short timeouts, with each of the two parsers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMBSYNC_SERVE__LIMITS__IDLE_SECONDS", "1")
         if request.param == "httptools":
@@ -47,7 +47,7 @@ def server(root: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.
         else:
             missing = tmp_path_factory.mktemp("missing")
             (missing / "httptools.py").write_text("raise ImportError")
-            patch.setenv(SWITCH, "0")  # a process started anew, which is not forked from one that has loaded the parser
+            patch.setenv(SWITCH, "0")  # executed, not forked from a process that has loaded the parser
             patch.syspath_prepend(missing)
         with serving(root, "--max-seconds", "1.5") as running:
             patch.undo()  # this process may load the parser
@@ -55,13 +55,13 @@ def server(root: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.
 
 
 def closed(plug: socket.socket) -> bytes:
-    """Return what comes until the server closes, which it does by itself."""
+    """Return the bytes received until the server closes the connection."""
     plug.settimeout(PATIENCE)
     return heard(plug)
 
 
 def trickle(plug: socket.socket, text: bytes) -> None:
-    """Send a byte every 20 ms, until the server has had enough, long before it has all of it."""
+    """Send a byte every 20 ms until the server closes, long before the text is complete."""
     for byte in text:
         try:
             plug.sendall(bytes([byte]))
@@ -72,13 +72,13 @@ def trickle(plug: socket.socket, text: bytes) -> None:
 
 
 def figure(server: Server, name: str) -> float:
-    """Return one of the server's figures, 0 before it is there."""
+    """Return one of the server's metrics, 0 before it exists."""
     lines = server.ask("/metrics").body.decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 def test_connections_wait_while_none_are_accepted(root: Path) -> None:
-    """2,000 connections are made while the server stands still: else each is asked for again, later and later."""
+    """The backlog takes 2,000 connections while the server is stopped, so none needs a retransmitted SYN."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     longest = int(Path("/proc/sys/net/core/somaxconn").read_text())
     if hard < 2500 or longest < 2500:
@@ -91,7 +91,7 @@ def test_connections_wait_while_none_are_accepted(root: Path) -> None:
             try:
                 for _ in range(2000):
                     plug = held.enter_context(socket.socket())
-                    plug.settimeout(0.9)  # the kernel asks again after a second
+                    plug.settimeout(0.9)  # the kernel retransmits after a second
                     plug.connect(where)
             finally:
                 server.process.send_signal(signal.SIGCONT)
@@ -112,7 +112,7 @@ def test_connections_wait_while_none_are_accepted(root: Path) -> None:
 def test_a_thousand_incomplete_heads_do_not_stop_the_server(
     root: Path, tmp_path: Path, options: tuple[str, ...], unix: bool, descriptors: int
 ) -> None:
-    """More than there may be, or than there are descriptors: others are answered at once, and the log stays short."""
+    """With more connections than allowed or than descriptors, others get immediate responses; the log stays short."""
     under = ("prlimit", f"--nofile={descriptors}:{descriptors}") if descriptors else ()
     listen = f"unix:{tmp_path}/s" if unix else "127.0.0.1:0"
     with serving(root, *options, listen=listen, under=under) as server:
@@ -133,11 +133,11 @@ def test_a_thousand_incomplete_heads_do_not_stop_the_server(
 
 
 def test_one_connection_too_many_is_refused_if_none_is_idle(root: Path) -> None:
-    """All are at work: 503 with a time to come back, marked as every answer; and then there is room again."""
+    """While all are busy, a 503 has Retry-After and the usual headers; afterwards connections are accepted again."""
     with serving(root, "--max-connections", "2", "--max-seconds", "1") as server:
         body = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
         said = b""
-        while not said:  # once, unless the machine is so slow that the time of the two was over by then
+        while not said:  # once, unless the two timed out on a slow machine
             busy = [server.plug(body) for _ in range(2)]
             assert [b" 100 " in plug.recv(4096) for plug in busy] == [True, True]
             said = closed(server.plug())
@@ -150,34 +150,34 @@ def test_one_connection_too_many_is_refused_if_none_is_idle(root: Path) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"G", HEAD, b"POST /v1/search HTTP/1.1\r\nContent-Length: 5\r\nX: "])
 def test_an_idle_connection_without_a_head_is_closed(server: Server, sent: bytes) -> None:
-    """However much of it there is: 408 to who began one, and the connection is closed."""
+    """For any incomplete head, the connection gets a 408 if something was sent, and is closed."""
     said = closed(server.plug(sent))
     assert said.startswith(b"HTTP/1.1 408 ") if sent else said == b""
 
 
 def test_a_head_sent_byte_by_byte_is_cut_off(server: Server) -> None:
-    """Bytes that trickle in do not restart the deadline."""
+    """Single bytes do not restart the deadline."""
     plug = server.plug()
     trickle(plug, HEAD * 10)
 
 
 def test_a_second_head_has_its_own_deadline(server: Server) -> None:
-    """A kept connection that begins another request, and one that never does."""
+    """A kept connection has a deadline for a further request, whether it is begun or not."""
     for sent, status in ((HEAD, b"408"), (b"", b"200")):
         plug = server.plug(HEAD + b"\r\n" + sent)
         assert closed(plug).rpartition(b"HTTP/1.1 ")[2].startswith(status)
-    assert 'reason="idle"' not in server.ask("/metrics").body.decode()  # which is how a connection ends
+    assert 'reason="idle"' not in server.ask("/metrics").body.decode()  # how a connection ends
 
 
 def test_a_refused_request_is_answered_before_its_body_arrives(server: Server) -> None:
-    """Answered before it was complete: a trickle does not hold the connection."""
+    """The response is sent before the body is complete, so a slow body does not hold the connection."""
     plug = server.plug(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n")
     assert b" 405 " in plug.recv(4096)
     trickle(plug, b"x" * 1000)
 
 
 def test_unread_responses_are_dropped(server: Server) -> None:
-    """Ten thousand requests in a row, not one answer read."""
+    """A client that sends ten thousand requests and reads no response is disconnected."""
     before = figure(server, 'embsync_http_connections_closed_total{reason="request"}')
     plug = server.plug()
     plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -210,21 +210,21 @@ def test_unread_responses_are_dropped(server: Server) -> None:
     ],
 )
 def test_non_http_bytes_are_answered_as_a_bad_request(server: Server, sent: bytes) -> None:
-    """A 4xx or 501 in JSON, with the version, and the connection is closed."""
+    """The response is a 4xx or 501 in JSON with the version, and the connection is closed."""
     plug = server.plug()
     try:
         plug.sendall(sent)
     except OSError:
-        return  # closed before all was sent
+        return  # closed before everything was sent
     head, _, body = closed(plug).partition(b"\r\n\r\n")
-    if head:  # else the refusal was lost on a client that still sent
+    if head:  # otherwise the client lost the response while it still sent
         assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ", b"HTTP/1.1 431 "))
         assert b"x-embsync-version: 1" in head.lower()
         assert json.loads(body)["what"]
 
 
 def test_invalid_bytes_within_a_chunked_body_are_refused(server: Server, root: Path) -> None:
-    """Before an answer, after one, and behind a request that is being answered: without a word of alarm in the log."""
+    """They are refused before a response, after one and behind a request in progress, without a warning in the log."""
     chunked = b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     for path in (b"POST /v1/search", b"POST /healthz", b"GET /healthz", b"POST /nowhere"):
         plug = server.plug(path + chunked + b"2\r\n{}\r\nnonsense\r\n")
@@ -239,7 +239,7 @@ def test_invalid_bytes_within_a_chunked_body_are_refused(server: Server, root: P
 
 
 def answered(plug: socket.socket) -> tuple[list[bytes], bytes]:
-    """Return head, without the time, and body of one answer on a connection that stays open."""
+    """Return head, without the date, and body of one response on a connection that stays open."""
     said = b""
     while b"\r\n\r\n" not in said:
         said += plug.recv(1 << 16)
@@ -263,7 +263,7 @@ def answered(plug: socket.socket) -> tuple[list[bytes], bytes]:
     ],
 )
 def test_a_request_in_one_piece_is_answered_as_in_two(server: Server, status: int, body: bytes, headers: bytes) -> None:
-    """A request all of which has come may be answered without a task; head and body are the same, in the same order."""
+    """A complete request may be answered without a task; head and body are the same, with headers in the same order."""
     head = b"POST /v1/search HTTP/1.1\r\n%b\r\nContent-Length: %d\r\n\r\n" % (headers, len(body))
     plug = server.plug(head + body)
     whole = answered(plug)
@@ -290,7 +290,7 @@ def _name(protocol: object) -> str:
 
 
 def test_the_faster_parser_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And h11, which uvicorn brings along, where it is not."""
+    """The other parser is h11, a dependency of uvicorn."""
     pytest.importorskip("httptools")
     application = Application(Settings(store="nowhere"))
     assert _name(_protocol(application)) == "BoundedHttpTools"
@@ -299,7 +299,7 @@ def test_the_faster_parser_is_used_where_it_is_installed(monkeypatch: pytest.Mon
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
-    """Hundreds at once, with and without bodies, found and not; HEAD has no body, and nothing is lost behind it."""
+    """Hundreds of requests, with and without bodies, with any status and HEAD, get their responses in order."""
     body = b'{"users": [2000], "k": 1}'
     post = (
         b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -315,7 +315,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 
 
 def test_an_upgrade_to_another_protocol_is_ignored(server: Server) -> None:
-    """Java's client asks for HTTP/2 with its first request: it is answered in HTTP/1.1, body and all."""
+    """Java's client offers HTTP/2 in its first request: it gets the entire response in HTTP/1.1."""
     body = b'{"users": [2000], "k": 1}'
     wish = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
     typed = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -1,4 +1,4 @@
-"""Ten thousand heads and as many bodies, each a valid one with small faults: never a 500, a traceback or a hang."""
+"""Ten thousand heads and as many bodies, valid ones with small errors: never a 500, a traceback or a hang."""
 
 from __future__ import annotations
 
@@ -103,20 +103,20 @@ def server() -> Iterator[Server]:
 
 
 def answers(plug: socket.socket) -> list[int]:
-    """Return the statuses of what is answered until the server closes, which it does."""
+    """Return the statuses of all responses until the server closes the connection."""
     said = b""
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         plug.shutdown(socket.SHUT_WR)
         while part := plug.recv(1 << 16):
             said += part
     answered = [part for part in said.split(b"HTTP/1.1 ")[1:] if part[:3].isdigit() and part[:1] != b"1"]
-    for part in answered:  # none is the HTTP library's own
+    for part in answered:  # none comes from the HTTP library
         assert b"x-embsync-version: " in part.lower(), part
     return [int(part[:3]) for part in answered]
 
 
 def spoilt(text: bytes, chance: random.Random) -> bytes:
-    """Return bytes with a few of them changed, doubled, cut or put in."""
+    """Return bytes with a few of them changed, repeated, removed or inserted."""
     for _ in range(chance.randrange(1, 4)):
         place = chance.randrange(len(text) + 1)
         text = chance.choice(
@@ -132,14 +132,14 @@ def spoilt(text: bytes, chance: random.Random) -> bytes:
 
 
 def body(chance: random.Random) -> bytes:
-    """Return a body of known and unknown fields, of right and wrong values, spoilt now and then."""
+    """Return a body of known and unknown fields with valid and invalid values, sometimes damaged."""
     tree = {chance.choice(KEYS): chance.choice(VALUES) for _ in range(chance.randrange(1, 5))}
     text = json.dumps(tree).encode()
     return spoilt(text, chance) if chance.random() < 0.3 else text
 
 
 def sent(server: Server, request: bytes) -> list[int]:
-    """Send a request on a connection of its own."""
+    """Send a request on its own connection."""
     with server.plug() as plug:
         server.plugs.remove(plug)
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -149,7 +149,7 @@ def sent(server: Server, request: bytes) -> list[int]:
 
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.fuzz)])
 def test_any_head_gets_a_valid_answer(server: Server, count: int) -> None:
-    """Lines, names, lengths and encodings spoilt: each is answered, or the connection is closed."""
+    """With damaged lines, names, lengths and encodings, there is a response, or the connection is closed."""
     chance = random.Random(12)
     for number in range(count):
         path = chance.choice([b"/healthz", b"/v1/version", b"/", b"/metrics", b"/openapi.json", b"/v1/search?k=3"])
@@ -165,7 +165,7 @@ def test_any_head_gets_a_valid_answer(server: Server, count: int) -> None:
 
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.fuzz)])
 def test_any_body_gets_a_valid_answer(server: Server, count: int) -> None:
-    """Fields, values, JSON and .npy spoilt: a 4xx with an explanation, or an answer."""
+    """With damaged fields, values, JSON and .npy, the response is a 4xx with an explanation, or a result."""
     chance = random.Random(13)
     npy = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1, 6), }"
     npy += b" " * 58 + b"\n" + bytes(24)

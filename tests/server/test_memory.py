@@ -23,13 +23,13 @@ from support.waiting import PATIENCE, eventually
 import embsync
 
 MIB = 1 << 20
-#: Users that are there, asked for again and again: a request of few bytes, an answer of many.
+#: Repeated ids of existing users: a short request with a long response.
 MANY = [2000 + place % 50 for place in range(10_000)]
 
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    """A store of items enough for k = 1,000."""
+    """A store with enough items for k = 1,000."""
     with quick_directory() as directory:
         sync(directory / "S", night(0, items=2000, users=120, width=8), "n0")
         yield directory / "S"
@@ -37,14 +37,14 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
-    """A server that may take little."""
+    """A server with a low memory limit."""
     with serving(root, "--max-memory", "96 MiB", "--max-seconds", "60") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def users(root: Path) -> list[int]:
-    """Ten thousand users that are there."""
+    """Return ten thousand ids of existing users."""
     with embsync.open(root) as reader:
         assert reader.current.users is not None
         known = reader.current.users.ids.tolist()
@@ -52,7 +52,7 @@ def users(root: Path) -> list[int]:
 
 
 def taken(server: Server) -> float:
-    """Return the figure of memory that is taken."""
+    """Return the metric of reserved memory."""
     for line in server.ask("/metrics").body.decode().splitlines():
         if line.startswith("embsync_http_memory_bytes "):
             return float(line.rsplit(" ", 1)[1])
@@ -60,7 +60,7 @@ def taken(server: Server) -> float:
 
 
 def request(body: dict[str, Any], path: str = "/v1/search") -> bytes:
-    """Return a request as it is sent."""
+    """Return the bytes of a request."""
     plain = json.dumps(body).encode()
     return (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -69,7 +69,7 @@ def request(body: dict[str, Any], path: str = "/v1/search") -> bytes:
 
 
 def test_the_number_of_hits_is_limited(server: Server, users: list[int]) -> None:
-    """10,000 x 100 is answered, 10,000 x 101 and 1,001 x 1,000 are not, whatever the store could give."""
+    """10,000 x 100 is allowed, 10,000 x 101 and 1,001 x 1,000 are not, whatever the size of the store."""
     answer = server.ask("/v1/search", {"users": users, "k": 100}, Accept=NPY)
     assert answer.status == 200
     assert answer.array.shape == (10_000, 100)
@@ -84,7 +84,7 @@ def test_the_number_of_hits_is_limited(server: Server, users: list[int]) -> None
 
 
 def test_blocks_are_joined_in_order(server: Server, users: list[int]) -> None:
-    """JSON, npy and the reader agree, over more queries than are searched at once, by users, items and vectors."""
+    """For more queries than one block, JSON, npy and the reader agree, by users, items and vectors."""
     plain = server.ask("/v1/search", {"users": users[:2100], "k": 3}).plain
     array = server.ask("/v1/search", {"users": users[:2100], "k": 3}, Accept=NPY).array
     assert plain["ids"] == array["id"].tolist()
@@ -109,7 +109,7 @@ def test_blocks_are_joined_in_order(server: Server, users: list[int]) -> None:
     ],
 )
 def test_a_body_that_would_exceed_the_memory_limit_is_not_decoded(server: Server, body: bytes) -> None:
-    """A few bytes of text are a hundred as objects: refused as too much, or as wrong, and the memory is not taken."""
+    """Decoded objects would take many times the body: the request is a 422, and the memory is not allocated."""
     before = anonymous_memory(server.process.pid)
     answer = server.ask("/v1/search", body, Content_Type="application/json")
     assert answer.status == 422, answer.body
@@ -117,7 +117,7 @@ def test_a_body_that_would_exceed_the_memory_limit_is_not_decoded(server: Server
 
 
 def test_concurrent_requests_stay_within_the_memory_limit(server: Server, users: list[int]) -> None:
-    """The largest questions of every kind from 24 clients; small ones are answered meanwhile, and all is given back."""
+    """24 clients send the largest requests of every kind; small ones are answered, and all memory is released."""
     before = most = anonymous_memory(server.process.pid)
     large = [
         ("search", {"users": users, "k": 100}),
@@ -149,13 +149,13 @@ def test_concurrent_requests_stay_within_the_memory_limit(server: Server, users:
     for client in clients:
         client.join(PATIENCE)
     assert set(statuses) <= {200, 503}
-    assert passed < len(clients)  # none stands behind all the large ones
+    assert passed < len(clients)  # none waits for all the large ones
     assert (most - before) / MIB < 96 + 64
     eventually(lambda: taken(server) == 0)
 
 
 def test_unread_responses_block_neither_memory_nor_other_clients(server: Server, users: list[int]) -> None:
-    """Their memory stays reserved until they are dropped; large requests get a 503 meanwhile."""
+    """Their memory stays reserved until they are dropped, and large requests get a 503 meanwhile."""
     slow = []
     for _ in range(6):
         plug = server.plug()
@@ -170,7 +170,7 @@ def test_unread_responses_block_neither_memory_nor_other_clients(server: Server,
 
 
 def test_too_many_requests_get_a_retry_after(server: Server, users: list[int]) -> None:
-    """503, with a time to wait, while others hold the memory."""
+    """While others hold the memory, the response is a 503 with a time to wait."""
     with contextlib.ExitStack() as stack:
         for _ in range(8):
             plug = stack.enter_context(server.plug())
@@ -184,7 +184,7 @@ def test_too_many_requests_get_a_retry_after(server: Server, users: list[int]) -
 
 
 def test_an_interrupted_body_releases_its_memory(server: Server) -> None:
-    """So does one that is refused while it is handled."""
+    """A request that is refused while it is handled releases its memory too."""
     for whole in (8 * MIB, 32 * MIB):
         with server.plug() as plug:
             head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {whole}\r\n\r\n"
@@ -194,7 +194,7 @@ def test_an_interrupted_body_releases_its_memory(server: Server) -> None:
 
 
 def test_a_request_that_can_never_fit_is_refused(root: Path, users: list[int]) -> None:
-    """422, and not a word of coming again."""
+    """The response is a 422 without Retry-After."""
     with serving(root, "--max-memory", "8 MiB") as server:
         refused = server.ask("/v1/search", {"users": users, "k": 100})
         assert (refused.status, refused.plain["what"]) == (422, "the request needs too much memory")
@@ -204,7 +204,7 @@ def test_a_request_that_can_never_fit_is_refused(root: Path, users: list[int]) -
 @pytest.mark.long
 @pytest.mark.parametrize(("workers", "seconds"), [("1", "3600"), ("2", "2")])
 def test_a_stop_under_full_load_is_within_its_timeout(root: Path, users: list[int], workers: str, seconds: str) -> None:
-    """Large requests, slow readers, half heads and half bodies at work: none keeps it beyond the unit's time-out."""
+    """Large requests, slow readers, incomplete heads and bodies do not delay a stop beyond the unit's timeout."""
     with serving(root, "--workers", workers, "--max-seconds", seconds) as server:
         half = request({"users": users, "k": 100})
         for sent in [half] * 8 + [half[:300]] * 8 + [half[:20]] * 8:

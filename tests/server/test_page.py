@@ -1,4 +1,4 @@
-"""The page in a real browser, where there is one: typing, clicking and reading."""
+"""The page in a real browser, if one is installed: typing, clicking and reading."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from embsync.store import Store
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 SIZES = {"items": 60, "users": 50, "width": 6}
-#: JavaScript's numbers are exact to 2^53; two of these ids would be one.
+#: JavaScript's numbers are exact up to 2^53, so two of these ids would be equal.
 FAR = 2**60
-#: What stands for null.
+#: Represents null.
 DASH = chr(0x2013)
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    """One browser; each test opens a tab of its own."""
+    """One browser for all tests; each test opens its own tab."""
     with quick_directory() as directory, browsing(directory / "profile") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def named() -> Iterator[Path]:
-    """Two nights, ids that are text, one of them text that tries to be HTML."""
+    """Two nights with string ids, one of which looks like HTML."""
     with quick_directory() as directory:
         for number in range(2):
             made = night(number, **SIZES).named()
@@ -55,7 +55,7 @@ def server(named: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A place for a store."""
+    """A path for a store."""
     with quick_directory() as directory:
         yield directory / "S"
 
@@ -69,13 +69,13 @@ def column(page: Page, body: str, place: int) -> list[str]:
 
 
 def point(root: Path, number: int) -> None:
-    """Let a store say that a version is current."""
+    """Make a version the current one."""
     (root / "next").symlink_to(f"versions/{number:06}")
     (root / "next").replace(root / "current")
 
 
 def heading(page: Page, text: str) -> None:
-    """Wait until an answer has this heading."""
+    """Wait until the result has this heading."""
     page.until(
         f"document.getElementById('found').textContent.startsWith({text!r})"
         " && !document.getElementById('answer').hidden"
@@ -85,7 +85,7 @@ def heading(page: Page, text: str) -> None:
 def test_the_page_searches_an_id_and_links_its_neighbours(
     page: Page, server: Server, named: Path, tmp_path: Path
 ) -> None:
-    """Neighbours with scores, its movement over the kept versions, and the way back; nothing from another host."""
+    """The result has neighbours with scores, movement over the kept versions, and a way back; no other host is used."""
     with embsync.open(named) as reader:
         user = str(reader.current.side("users").names(np.array([3]))[0])
         ids, scores = reader.current.search_by_user([user], 10)
@@ -113,7 +113,7 @@ def test_the_page_searches_an_id_and_links_its_neighbours(
 
 
 def test_ids_are_escaped_and_the_side_can_be_chosen(page: Page, server: Server) -> None:
-    """By keyboard alone: another side, an id that looks like HTML, and one that is not there."""
+    """With the keyboard only: another side, an id that looks like HTML, and an unknown one."""
     page.open(server.where)
     page.until("document.getElementById('number').textContent === 'version 2'")
     page.value("document.getElementById('side').focus()")
@@ -133,7 +133,7 @@ def test_ids_are_escaped_and_the_side_can_be_chosen(page: Page, server: Server) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_phone_and_has_a_dark_theme(page: Page, server: Server, scheme: str) -> None:
-    """Nothing is cut off at 360 pixels; text stands out from what is behind it by 4.5 to 1 at least."""
+    """Nothing is cut off at 360 pixels, and the contrast of all text is at least 4.5 to 1."""
     page.open(f"{server.where}/#items/book-1070", 360)
     page.look(360, scheme=scheme)
     heading(page, "Neighbours of item book-1070")
@@ -154,7 +154,7 @@ def test_the_page_fits_a_phone_and_has_a_dark_theme(page: Page, server: Server, 
 
 
 def test_a_new_version_appears_without_reloading(page: Page, root: Path) -> None:
-    """With the requested neighbours; a refused version is reported while the old one is served."""
+    """The requested neighbours are shown for the new version; a refused one is reported, and the old one is served."""
     for number in range(3):
         sync(root, night(number, **SIZES), f"n{number}")
     rows = root / "versions/000003/index_rows.npy"
@@ -173,7 +173,7 @@ def test_a_new_version_appears_without_reloading(page: Page, root: Path) -> None
 
 @pytest.mark.parametrize(("width", "scheme"), [(1000, "light"), (360, "dark")])
 def test_axe_finds_nothing_in_the_page(page: Page, server: Server, width: int, scheme: str) -> None:
-    """With an answer shown and everything opened."""
+    """axe-core has no finding with a result shown and all sections opened."""
     require_axe()
     page.open(f"{server.where}/#items/book-1070", width)
     page.look(width, scheme=scheme)
@@ -183,7 +183,7 @@ def test_axe_finds_nothing_in_the_page(page: Page, server: Server, width: int, s
 
 
 def test_pages_before_the_first_version_have_no_finding(page: Page, root: Path) -> None:
-    """The start page and that in place of a report; on a telephone, in the dark."""
+    """The start page and the one in place of a report have no finding on a phone with the dark theme."""
     require_axe()
     with serving(root, ready=False) as server:
         for address, shown in (
@@ -198,7 +198,7 @@ def test_pages_before_the_first_version_have_no_finding(page: Page, root: Path) 
 
 
 def test_the_page_links_to_the_report(page: Page, server: Server, root: Path, tmp_path: Path) -> None:
-    """By a link; with a token, which no link carries, it is fetched. Its style is allowed, and nothing else runs."""
+    """With a token, which a link cannot carry, the report is fetched; its style is allowed, and nothing else runs."""
     page.open(server.where)
     page.until("!document.getElementById('links').hidden")
     page.click("#report")
@@ -223,7 +223,7 @@ def test_the_page_links_to_the_report(page: Page, server: Server, root: Path, tm
 
 
 def test_labels_are_shown_beside_items(page: Page, root: Path) -> None:
-    """Of neighbours, of what moved most, and of the item that is shown; text that looks like HTML stays text."""
+    """Labels are shown for neighbours, for what moved most and for the item; text that looks like HTML stays text."""
     for number in range(2):
         made = night(number, **SIZES)
         path = write_npy(root.parent / f"n{number}", made)
@@ -256,7 +256,7 @@ def test_labels_are_shown_beside_items(page: Page, root: Path) -> None:
 
 
 def test_the_page_asks_for_a_token_and_keeps_ids_exact(page: Page, root: Path, tmp_path: Path) -> None:
-    """A link waits for the token; ids beyond what a JavaScript number holds are shown and asked for digit by digit."""
+    """A link waits for the token; ids beyond the exact range of JavaScript numbers keep every digit."""
     (tmp_path / "token").write_text("sesame\n")
     made = night(0, **SIZES)
     sync(root, replace(made, item_ids=made.item_ids + FAR), "n0")
@@ -281,7 +281,7 @@ def test_the_page_asks_for_a_token_and_keeps_ids_exact(page: Page, root: Path, t
 
 
 def test_the_page_of_an_empty_store_and_of_a_store_of_items(page: Page, root: Path) -> None:
-    """A new version appears by itself; users cannot be chosen, and a link to one explains why."""
+    """A new version appears without reloading; users cannot be selected, and a link to one explains why."""
     with serving(root, ready=False) as server:
         page.open(server.where)
         said = page.until("document.getElementById('top').innerText")

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the server: schemathesis asks what it describes, and what it forbids."""
+"""Responses compared with the OpenAPI document: schemathesis sends valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import embsync
 pytestmark = [pytest.mark.long, pytest.mark.services("schemathesis")]
 
 SIZES = {"items": 60, "users": 50, "width": 4}
-#: A width or an id that only the store knows cannot be described: a request that fits the schema may be refused.
+#: Widths and ids that only the store knows cannot be described: a request that fits the schema may be refused.
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
     "response_schema_conformance,negative_data_rejection,unsupported_method,ignored_auth"
@@ -41,7 +41,7 @@ def _strings(number: int) -> Night:
     params=[pytest.param(_integers, id="integers"), pytest.param(_strings, id="strings", marks=pytest.mark.fuzz)],
 )
 def root(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Three nights with churn, of either kind of id."""
+    """Three nights with churn, with integer or string ids."""
     with quick_directory() as directory:
         for number in range(3):
             sync(directory / "S", request.param(number), f"n{number}")
@@ -50,7 +50,7 @@ def root(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
-    """A server with limits that are met, and with room for all that schemathesis asks at once."""
+    """A server with low limits, but with enough room for the concurrent requests of schemathesis."""
     with serving(root, "--max-body", "100000", "--max-k", "50", "--max-batch", "100") as running:
         yield running
 
@@ -87,7 +87,7 @@ def narrowed(document: dict[str, Any], root: Path) -> dict[str, Any]:
     ways = ("vectors", "users", "items")
     schemas["SearchRequest"] = {"oneOf": [_with_one(schemas["SearchRequest"], way, ways) for way in ways]}
     for path in document["paths"].values():
-        path.get("post", {}).pop("parameters", None)  # they stand beside arrays
+        path.get("post", {}).pop("parameters", None)  # which are given beside arrays
     return document
 
 
@@ -128,7 +128,7 @@ def tried(server: Server, document: Path, examples: int, *more: str) -> str:
 
 @pytest.mark.parametrize("examples", [5, pytest.param(500, marks=pytest.mark.fuzz)])
 def test_responses_match_the_openapi_document(server: Server, tmp_path: Path, examples: int) -> None:
-    """Never a 500; every status, type, header and field of an answer is in the document; bad data is refused."""
+    """No response is a 500, each status, type, header and field is documented, and invalid data are refused."""
     described = server.ask("/openapi.json")
     file = tmp_path / "openapi.json"
     file.write_bytes(described.body)
@@ -140,7 +140,7 @@ def test_responses_match_the_openapi_document(server: Server, tmp_path: Path, ex
 
 @pytest.mark.parametrize("examples", [5, pytest.param(500, marks=pytest.mark.fuzz)])
 def test_every_operation_succeeds_with_existing_ids(server: Server, root: Path, tmp_path: Path, examples: int) -> None:
-    """The same with ids, versions and widths that are there: answers of every endpoint fit the document."""
+    """With existing ids, versions and widths, the responses of every endpoint match the document."""
     file = tmp_path / "openapi.json"
     file.write_text(json.dumps(narrowed(server.ask("/openapi.json").plain, root)))
     tried(server, file, examples, "--checks", CHECKS, "--mode", "positive")

@@ -1,4 +1,4 @@
-"""What a server refuses at its start: addresses that cannot be used, tokens that cannot be sent."""
+"""Settings that a server refuses at startup, such as unusable addresses and tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def settings(**serve: object) -> Settings:
 
 
 def test_settings_combine_the_section_and_the_store() -> None:
-    """Nothing is written twice: each default is the configuration's."""
+    """Each default is that of the configuration."""
     made = Settings.of(Config())
     assert made.store == Config().store.path
     assert made.limits is Config().serve.limits
@@ -38,7 +38,7 @@ def test_settings_combine_the_section_and_the_store() -> None:
     ],
 )
 def test_an_address_is_a_host_and_a_port(listen: str, host: str, port: int) -> None:
-    """An IPv6 address stands in brackets."""
+    """An IPv6 address is in brackets."""
     assert address(listen) == (host, port)
 
 
@@ -60,7 +60,7 @@ def test_an_address_is_a_host_and_a_port(listen: str, host: str, port: int) -> N
     ],
 )
 def test_an_invalid_address_is_refused(listen: str) -> None:
-    """And shown as it was given, quotes and all."""
+    """The message shows the address as it was given, in quotes."""
     with pytest.raises(UsageError, match="not an address to listen on; found '"):
         require_servable(settings(listen=listen))
 
@@ -88,19 +88,19 @@ def test_an_invalid_address_is_refused(listen: str) -> None:
     ],
 )
 def test_only_names_of_this_machine_count_as_local(host: str, own: bool) -> None:
-    """What cannot be understood is not taken for this machine."""
+    """A name that cannot be parsed is not local."""
     assert names_this_machine(host) is own
 
 
 @pytest.mark.parametrize("host", ["https://a.example", "a.example:80", "A.example", "", "*", "a b", "a.example/"])
 def test_a_configured_host_is_a_bare_name(host: str) -> None:
-    """What could never be equal to the name in a request is refused, and not kept without effect."""
+    """A host that could never equal the name in a request is refused, since it would have no effect."""
     with pytest.raises(UsageError, match="not a name that clients call this server by"):
         require_servable(settings(hosts=["a.example", host]))
 
 
 def test_a_server_answers_to_the_names_it_is_given() -> None:
-    """In any case, with any port; and always to those of this machine."""
+    """Names are compared without case and port; those of this machine are always accepted."""
     made = settings(hosts=["search.example.org", "10.0.0.7"])
     require_servable(made)
     for host in ("search.example.org", "SEARCH.example.org:8980", "10.0.0.7:1", "localhost"):
@@ -113,7 +113,7 @@ def test_a_server_answers_to_the_names_it_is_given() -> None:
     "listen", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "host.example:80", "[::ffff:192.0.2.1]:80"]
 )
 def test_non_loopback_addresses_require_a_token(listen: str, tmp_path: Path) -> None:
-    """Whatever the family; with one it may listen."""
+    """It applies to IPv4 and IPv6; with a token such an address is accepted."""
     with pytest.raises(UsageError, match="without a token"):
         require_servable(settings(listen=listen))
     (tmp_path / "token").write_text("sesame\n")
@@ -132,14 +132,14 @@ def test_non_loopback_addresses_require_a_token(listen: str, tmp_path: Path) -> 
     ],
 )
 def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    """What it holds is never shown."""
+    """The message never shows the content."""
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(UsageError, match=message):
         require_servable(settings(token_file=str(tmp_path / "token")))
 
 
 def test_a_token_file_must_be_a_regular_file(tmp_path: Path) -> None:
-    """Nothing, a directory, a FIFO without a writer, a dangling link."""
+    """A missing file, a directory, a FIFO without a writer and a dangling link are refused."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("nowhere")
     for name, found in (("none", "No such file"), (".", "a directory"), ("pipe", "a FIFO"), ("link", "No such file")):
@@ -148,7 +148,7 @@ def test_a_token_file_must_be_a_regular_file(tmp_path: Path) -> None:
 
 
 def test_a_world_readable_token_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A mounted secret may have to be readable by others: a warning, not a refusal."""
+    """A mounted secret may have to be readable by others, so there is a warning and no error."""
     token = tmp_path / "token"
     token.write_text("sesame\n")
     token.chmod(0o640)
@@ -163,7 +163,7 @@ def test_a_world_readable_token_is_warned_about(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_socket_needs_a_usable_path(tmp_path: Path) -> None:
-    """A path that is not too long, in a directory that is there, where nothing else is."""
+    """The path must not be too long, and its directory must exist and have no other file of that name."""
     (tmp_path / "file").touch()
     for path, message in (
         (tmp_path / ("x" * 200), "too long for a socket's path"),
@@ -189,7 +189,7 @@ def test_a_socket_needs_a_usable_path(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_settings_are_one_line_and_exit_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """From the command line, before anything listens."""
+    """They are refused on the command line before the server listens."""
     assert run(["serve", *options]) == 2
     output = capsys.readouterr()
     assert (output.out, len(output.err.splitlines())) == ("", 1)

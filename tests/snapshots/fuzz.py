@@ -1,8 +1,8 @@
 """A byte-mutation fuzzer for the readers: ``python fuzz.py FORMAT FILES SEED FOLDER`` prints one line of JSON.
 
-Small good snapshots are damaged at random and read as the pipeline reads them. Only a clean read and a refusal are
-allowed, within 10 seconds of processor time and 1 GiB; anything else, or nothing for two minutes, is kept in FOLDER and
-counted as a failure. Parquet's decoders are
+Small valid snapshots are damaged at random and read as the pipeline reads them. Only a complete read and a refusal are
+allowed, within 10 seconds of processor time and 1 GiB; any other result, or none within two minutes, is kept in FOLDER
+and counted as a failure. Parquet's decoders are
 forked here instead of started, which saves loading pyarrow for every file; what they do with the file is the same.
 """
 
@@ -48,7 +48,7 @@ FORMATS = (
     "word2vec_packed",
     "word2vec_binary",
 )
-#: Ways in which a format is used, fuzzed by themselves in the long run alone.
+#: Variants of a format, which only the long run fuzzes separately.
 WAYS = ("bfloat16", "spark_metadata", "hive", "ml_vectors", "text_vectors", "dimensions")
 LAYOUTS = {
     "word2vec_packed": "word2vec",
@@ -56,20 +56,20 @@ LAYOUTS = {
     "spark_metadata": "spark_pipeline",
     **dict.fromkeys(("hive", "ml_vectors", "text_vectors", "dimensions"), "parquet"),
 }
-#: Those that a decoder reads.
+#: Those that are read in a decoder process.
 DECODED = ("parquet", "spark_pipeline", "arrow", "csv", "projector", *WAYS[2:])
-#: After which a read is stuck, however busy the machine is.
+#: Seconds after which a read counts as hanging, on a busy machine too.
 SECONDS = 120
 MEMORY = 2**30
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1]
 
 
 class TooLong(BaseException):
-    """A file took more than its time."""
+    """Reading a file took longer than its limit."""
 
 
 def good_snapshots(name: str, folder: Path) -> list[Path]:
-    """Leave small good snapshots of a format in a folder and return them."""
+    """Write small valid snapshots of a format to a folder and return them."""
     small = made.model(items=40, users=20, width=4)
     if name == "npy":
         fortran = made.Model(np.asfortranarray(small.items), small.item_ids, small.users.astype(">f8"), small.user_ids)
@@ -142,7 +142,7 @@ def good_snapshots(name: str, folder: Path) -> list[Path]:
 
 
 def good_text(name: str, folder: Path) -> list[Path]:
-    """Leave small CSV and TSV of several kinds."""
+    """Write small CSV and TSV files of several kinds."""
     from snapshots import test_delimited as text
 
     if name == "projector":
@@ -154,7 +154,7 @@ def good_text(name: str, folder: Path) -> list[Path]:
 
 
 def good_parquet(folder: Path, small: made.Model) -> list[Path]:
-    """Leave small parquet snapshots of several codecs and encodings."""
+    """Write small parquet snapshots with several codecs and encodings."""
     from snapshots.test_parquet import write as write_parquet
 
     delta = {"use_dictionary": False, "column_encoding": {"id": "DELTA_LENGTH_BYTE_ARRAY"}, "compression": "none"}
@@ -175,7 +175,7 @@ def sides_of(small: made.Model) -> Iterator[tuple[str, made.Array, made.Array]]:
 
 
 def good_bfloat16(folder: Path, small: made.Model) -> Path:
-    """Leave vectors of two bytes a number."""
+    """Write bfloat16 vectors."""
     folder.mkdir()
     for side, rows, ids in sides_of(small):
         vectors = (rows.view("<u4") >> 16).astype("<u2").tobytes()
@@ -199,7 +199,7 @@ def write_column(path: Path, ids: made.Array, column: Any) -> None:
 
 
 def good_hive(folder: Path, small: made.Model) -> Path:
-    """Leave both sides in partitions, with and without endings."""
+    """Write both sides in partitions, with and without suffixes."""
     for side, rows, ids in sides_of(small):
         half = len(ids) // 2
         write_column(folder / side / "b=0/hour=1/part-0.parquet", ids[:half], list(rows[:half]))
@@ -208,7 +208,7 @@ def good_hive(folder: Path, small: made.Model) -> Path:
 
 
 def good_ml_vectors(folder: Path, small: made.Model) -> Path:
-    """Leave vectors as Spark's ML library does, dense and sparse."""
+    """Write vectors of Spark's ML library, dense and sparse."""
     import pyarrow as pa
 
     kinds = {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}
@@ -223,7 +223,7 @@ def good_ml_vectors(folder: Path, small: made.Model) -> Path:
 
 
 def good_text_vectors(folder: Path, small: made.Model) -> Path:
-    """Leave vectors as text, with commas and with blanks."""
+    """Write vectors as text, separated by commas or blanks."""
     for side, rows, ids in sides_of(small):
         text = [str(numbers) for numbers in rows.astype("f8").tolist()]
         write_column(
@@ -233,7 +233,7 @@ def good_text_vectors(folder: Path, small: made.Model) -> Path:
 
 
 def good_dimensions(folder: Path, small: made.Model) -> Path:
-    """Leave one column a dimension."""
+    """Write one column per dimension."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -254,7 +254,7 @@ WRITERS = {
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Return data with one to six random changes, mostly where headers and footers are."""
+    """Return data with one to six random changes, mostly in headers and footers."""
     changed = bytearray(data)
     for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):
         if not changed:
@@ -287,14 +287,14 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 class Forked:
-    """A forked decoder, as far as :class:`decoder_process.DecoderProcess` uses a process."""
+    """A forked decoder, with what :class:`decoder_process.DecoderProcess` needs of a process."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._code: int | None = None
 
     def kill(self) -> int:
-        """End it; return its exit code."""
+        """Kill it; return its exit code."""
         if self._code is None:
             os.kill(self._pid, signal.SIGKILL)
         return self.wait()
@@ -327,7 +327,7 @@ def fork_decoders() -> None:
 
 
 def mutants(snapshots: list[Path], folder: Path, files: int, seed: int, files_of: str = "*") -> Iterator[Path]:
-    """Yield damaged snapshots one after the other at one place."""
+    """Yield damaged snapshots one after the other, all at the same path."""
     chance = random.Random(seed)
     for number in range(files):
         original = snapshots[number % len(snapshots)]
@@ -343,13 +343,13 @@ def mutants(snapshots: list[Path], folder: Path, files: int, seed: int, files_of
 
 
 def read_metadata(path: Path, _: SnapshotConfig) -> None:
-    """Read a pipeline's metadata of its stages, as far as it is parsed in this process."""
+    """Read the metadata of a pipeline's stages, as far as this process parses them."""
     place = Place.at(path)
     spark_pipeline._reject_indexed(place, spark_pipeline._als_stages(place)[0])
 
 
 def processor_seconds() -> float:
-    """Return what this process and the decoders that it has ended have taken."""
+    """Return the processor seconds of this process and of the decoders that it has ended."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
@@ -358,7 +358,7 @@ def _too_long(*_: object) -> None:
 
 
 def fuzz(name: str, files: int, seed: int, folder: Path) -> dict[str, object]:
-    """Read damaged snapshots and return how each ended."""
+    """Read damaged snapshots and return how many ended in which way."""
     folder.mkdir(parents=True, exist_ok=True)
     if name in DECODED:
         fork_decoders()
@@ -403,7 +403,7 @@ def fuzz(name: str, files: int, seed: int, folder: Path) -> dict[str, object]:
 
 
 def own_peak() -> int:
-    """Return this program's peak in KiB; ``ru_maxrss`` of a process has that of the one that started it in it."""
+    """Return this program's peak in KiB; ``ru_maxrss`` would include the peak of the process that started it."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])
 

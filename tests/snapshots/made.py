@@ -1,4 +1,4 @@
-"""One small model, in every layout that tests need."""
+"""One small model, written in every layout that tests need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROW_NUMBERS = SnapshotConfig(row_number_ids=True)
 
 @dataclass(frozen=True)
 class Model:
-    """Items, users, and their ids, in one order of rows."""
+    """Items, users and their ids, in file order."""
 
     items: Array
     item_ids: Array
@@ -30,7 +30,7 @@ class Model:
         return replace(self, items=self.items.astype(dtype), users=self.users.astype(dtype))
 
     def named(self) -> Model:
-        """Return the model with strings for ids, some of them not ASCII."""
+        """Return the model with string ids, some of them not ASCII."""
         return replace(
             self,
             item_ids=np.array([f"müsli-{number}" for number in self.item_ids]),
@@ -39,7 +39,7 @@ class Model:
 
 
 def model(items: int = 300, users: int = 200, width: int = 8, seed: int = 7) -> Model:
-    """Return a model with ids in no order."""
+    """Return a model with ids in random order."""
     random = np.random.default_rng(seed)
     return Model(
         random.standard_normal((items, width)).astype(np.float32),
@@ -50,14 +50,14 @@ def model(items: int = 300, users: int = 200, width: int = 8, seed: int = 7) -> 
 
 
 def utf8(ids: Array) -> Array:
-    """Return ids in the form a reader gives them."""
+    """Return ids as a reader returns them."""
     if ids.dtype.kind == "U":
         return np.array([text.encode() for text in ids.tolist()])
     return ids.astype(np.int64) if ids.dtype.kind in "iu" else ids
 
 
 def write_npy(path: Path, made: Model) -> Path:
-    """Leave the model as layout npy."""
+    """Write the model as layout npy."""
     path.mkdir(parents=True, exist_ok=True)
     for name, array in vars(made).items():
         np.save(path / f"{name}.npy", array)
@@ -65,13 +65,13 @@ def write_npy(path: Path, made: Model) -> Path:
 
 
 def write_npz(path: Path, made: Model, *, deflate: bool = False) -> Path:
-    """Leave the model as layout npz."""
+    """Write the model as layout npz."""
     (np.savez_compressed if deflate else np.savez)(path, **vars(made))
     return path
 
 
 def vectors(side: SnapshotSide) -> Array:
-    """Return all rows of a side, after checking the promises that every block keeps."""
+    """Return all rows of a side, after checking what every block guarantees."""
     blocks, expected_start = [], 0
     for start, block in side.blocks():
         assert start == expected_start
@@ -85,7 +85,7 @@ def vectors(side: SnapshotSide) -> Array:
 
 
 def assert_reads(snapshot: Snapshot, made: Model) -> None:
-    """Assert that a snapshot gives the model, bit for bit and in its order, on two passes."""
+    """Assert that a snapshot equals the model, bit for bit and in its order, in two passes."""
     assert snapshot.users is not None
     for side, raw, ids in ((snapshot.items, made.items, made.item_ids), (snapshot.users, made.users, made.user_ids)):
         for _ in range(2):

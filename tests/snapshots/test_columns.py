@@ -1,4 +1,4 @@
-"""Columns of ids and vectors are never guessed: names before types, and two candidates are a question."""
+"""Columns of ids and vectors are never guessed: names precede types, and two candidates are an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UUID = ("other", "fixed_size_binary[16]")
 
 
 def chosen(config: SnapshotConfig = CONFIG, side: str = "items", **columns: tuple[str, str]) -> tuple[str, str | None]:
-    """Return vectors and ids among columns of (kind, type)."""
+    """Return vectors and ids chosen from columns of (kind, type)."""
     table = Columns(
         "t.parquet",
         {name: kind for name, (kind, _) in columns.items()},
@@ -74,7 +74,7 @@ def chosen(config: SnapshotConfig = CONFIG, side: str = "items", **columns: tupl
     ],
 )
 def test_a_named_id_of_an_unusable_type_is_refused(name: str, kind: tuple[str, str]) -> None:
-    """The refusal names the column and how to cast it; the integers beside it are not taken."""
+    """The message names the column and how to cast it; an integer column beside it is not used."""
     for other in ("popularity_rank", "__index_level_0__", "count", "timestamp", "stock", "shelf"):
         with pytest.raises(SnapshotError, match=f"no id column: {name} is of an unusable type") as refusal:
             chosen(**{name: kind, other: INT, "embedding": FLOATS})
@@ -87,9 +87,9 @@ def test_a_named_id_of_an_unusable_type_is_refused(name: str, kind: tuple[str, s
 )
 @pytest.mark.parametrize("second", [INT, TEXT, FLOAT])
 def test_two_candidate_id_columns_are_an_error(names: tuple[str, str], second: tuple[str, str]) -> None:
-    """It names both and the key that decides; the key is obeyed."""
+    """The message names both and the configuration key, which then selects one."""
     columns = {names[0]: INT, names[1]: second, "embedding": FLOATS}
-    if names == ("colour", "shape") and second == FLOAT:  # a number that is named as nothing is no candidate
+    if names == ("colour", "shape") and second == FLOAT:  # a column of numbers without a known name is not a candidate
         assert chosen(**columns)[1] == "colour"
         return
     with pytest.raises(SnapshotError, match=f"{names[0]}.*{names[1]}.*snapshot.id_column"):
@@ -119,7 +119,7 @@ def test_two_candidate_id_columns_are_an_error(names: tuple[str, str], second: t
     ],
 )
 def test_columns_are_chosen_by_name(columns: dict[str, Any], ids: str) -> None:
-    """Names of ids win; other columns beside ids are ignored; a lone unknown column is the ids."""
+    """Names of ids take precedence; columns beside ids are ignored; a single other column is used as ids."""
     assert chosen(embedding=FLOATS, **columns)[1] == ids
 
 
@@ -137,13 +137,13 @@ def test_columns_are_chosen_by_name(columns: dict[str, Any], ids: str) -> None:
     ],
 )
 def test_a_table_without_an_id_column_is_refused(columns: dict[str, Any]) -> None:
-    """Also where a single integer column would be left, and where the ids are the other side's."""
+    """The table is refused even if one integer column remains, or if its ids are those of the other side."""
     with pytest.raises(SnapshotError, match=r"no id column|ids of the other side"):
         chosen(embedding=FLOATS, **columns)
 
 
 def test_an_id_column_of_the_other_side_is_reported() -> None:
-    """The files of both sides exchanged, or a join that kept the wrong key."""
+    """The files of both sides may be exchanged, or a join kept the wrong key."""
     with pytest.raises(SnapshotError, match="ids of the other side among users; found item_id"):
         chosen(side="users", item_id=INT, embedding=FLOATS)
 
@@ -160,7 +160,7 @@ def test_an_id_column_of_the_other_side_is_reported() -> None:
     ],
 )
 def test_two_candidate_vector_columns_are_an_error(columns: dict[str, Any]) -> None:
-    """Both are named, with the key."""
+    """The message names both, and the configuration key."""
     with pytest.raises(SnapshotError, match=r"more than one column may be the vector.*snapshot\.vector_column"):
         chosen(item_id=INT, **columns)
 
@@ -176,7 +176,7 @@ def test_two_candidate_vector_columns_are_an_error(columns: dict[str, Any]) -> N
     ],
 )
 def test_named_vectors_of_an_unusable_type_are_refused(kind: tuple[str, str], hint: str) -> None:
-    """Another list is not used, and the refusal has the cast."""
+    """No other list column is used, and the message has the cast."""
     for beside in ({}, {"history": FLOATS}):
         with pytest.raises(SnapshotError, match="no vector column: embedding") as refusal:
             chosen(item_id=INT, embedding=kind, **beside)
@@ -184,7 +184,7 @@ def test_named_vectors_of_an_unusable_type_are_refused(kind: tuple[str, str], hi
 
 
 def test_row_numbers_do_not_replace_ids() -> None:
-    """``row_number_ids`` with a column that is named as ids is an error; a rank beside the vectors is no id."""
+    """``row_number_ids`` with a column named as ids is an error; a rank beside the vectors is not an id."""
     numbers = SnapshotConfig(row_number_ids=True)
     with pytest.raises(SnapshotError, match=r"row numbers .*item_id"):
         chosen(numbers, item_id=DECIMAL, embedding=FLOATS)
@@ -192,7 +192,7 @@ def test_row_numbers_do_not_replace_ids() -> None:
 
 
 def test_each_side_may_have_its_own_columns() -> None:
-    """Named for each side, from a file or the environment."""
+    """The names can be set for each side, in a file or the environment."""
     config = load(environment={"EMBSYNC_SNAPSHOT__ID_COLUMN": "{items: sku, users: email}"}).snapshot
     assert config.id_column == SideColumns(items="sku", users="email")
     columns = {"sku": INT, "asin": TEXT, "email": TEXT, "embedding": FLOATS}
@@ -201,7 +201,7 @@ def test_each_side_may_have_its_own_columns() -> None:
 
 @pytest.mark.parametrize("kind", ["float64", "decimal", "uuid", "dictionary", "struct", "timestamp"])
 def test_additional_columns_in_real_files_are_ignored(tmp_path: Path, kind: str) -> None:
-    """The decoder's types, through the complete opening."""
+    """It holds with the types that the decoder reports for real files."""
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     numbers = np.arange(20)
@@ -220,7 +220,7 @@ def test_additional_columns_in_real_files_are_ignored(tmp_path: Path, kind: str)
 
 
 def arrays(path: Path, **named: Any) -> Path:
-    """Leave arrays as layout npy."""
+    """Write arrays as layout npy."""
     path.mkdir(exist_ok=True)
     for name, array in named.items():
         np.save(path / f"{name}.npy", array)
@@ -232,7 +232,7 @@ ITEMS, USERS = np.ones((30, 4), np.float32), np.ones((40, 4), np.float32)
 
 @pytest.mark.parametrize("beside", ["item_ids", "ids", "itemids", "item_id", "item2id", "items_ids"])
 def test_row_numbers_do_not_replace_id_files(tmp_path: Path, beside: str) -> None:
-    """Whatever the name of the file of ids; without the key, the refusal names the expected one."""
+    """It holds for any name of the file; without ``row_number_ids``, the message has the expected name."""
     path = arrays(tmp_path / "s", items=ITEMS, **{beside: np.arange(30)})
     with pytest.raises(SnapshotError, match=f"row numbers are configured as ids.*{beside}"):
         open_snapshot(path, SnapshotConfig(row_number_ids=True))
@@ -243,7 +243,7 @@ def test_row_numbers_do_not_replace_id_files(tmp_path: Path, beside: str) -> Non
 
 @pytest.mark.parametrize("beside", ["item_ids.json", "item_mapping.pkl", "vocab.txt", "item_ids.csv"])
 def test_row_numbers_do_not_replace_ids_of_another_format(tmp_path: Path, beside: str) -> None:
-    """A pickle of encoders is ids, too."""
+    """A pickle of encoders counts as ids, too."""
     path = arrays(tmp_path / "s", items=ITEMS)
     (path / beside).write_text("x")
     with pytest.raises(SnapshotError, match="row numbers are configured as ids"):
@@ -259,7 +259,7 @@ def test_ids_of_one_side_only_do_not_make_the_other_row_numbers(tmp_path: Path) 
 
 
 def test_exchanged_id_files_are_reported(tmp_path: Path) -> None:
-    """item_ids.npy has as many ids as there are users, and vice versa."""
+    """The sizes of item_ids.npy and user_ids.npy are exchanged."""
     path = arrays(tmp_path / "s", items=ITEMS, item_ids=np.arange(40), users=USERS, user_ids=np.arange(30))
     with pytest.raises(SnapshotError, match="ids of the two sides are swapped; found 40 item_ids and 30 user_ids"):
         open_snapshot(path, CONFIG)
@@ -267,7 +267,7 @@ def test_exchanged_id_files_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inside", ["items", "item_factors"])
 def test_ids_beside_an_archive_are_read(tmp_path: Path, inside: str) -> None:
-    """Implicit saves factors only; lengths that disagree and ids twice are refused, as are row numbers."""
+    """Implicit saves only factors; wrong lengths, repeated ids and row numbers are refused."""
     path = tmp_path / "s"
     path.mkdir()
     np.savez(path / "model.npz", **{inside: ITEMS, inside.replace("item", "user"): USERS, "factors": 4})
@@ -288,7 +288,7 @@ def test_ids_beside_an_archive_are_read(tmp_path: Path, inside: str) -> None:
 
 
 def test_ids_both_inside_and_beside_an_archive_are_an_error(tmp_path: Path) -> None:
-    """Neither is taken."""
+    """Neither of them is used."""
     path = arrays(tmp_path / "s", item_ids=np.arange(30))
     np.savez(path / "m.npz", items=ITEMS, item_ids=np.arange(30) + 1)
     with pytest.raises(SnapshotError, match=r"more than one item_ids; .*m\.npz\(item_ids\.npy\) and .*item_ids\.npy"):
@@ -306,14 +306,14 @@ def test_ids_both_inside_and_beside_an_archive_are_an_error(tmp_path: Path) -> N
     ],
 )
 def test_id_arrays_of_an_unusable_type_get_a_conversion_hint(tmp_path: Path, ids: Any, hint: str) -> None:
-    """One line each."""
+    """Each message is one line."""
     path = arrays(tmp_path / "s", items=ITEMS, item_ids=ids)
     with pytest.raises(SnapshotError, match=f"item_ids.*hint: .*{hint}"):
         open_snapshot(path, CONFIG)
 
 
 def test_row_numbers_do_not_replace_ids_of_safetensors_and_text(tmp_path: Path) -> None:
-    """Under their own name or one that looks like it."""
+    """It holds for files with the expected name and with a similar one."""
     save_file({"vectors": ITEMS, "ids": np.arange(30)}, tmp_path / "items.safetensors")
     save_file({"vectors": ITEMS, "item_ids": np.arange(30)}, tmp_path / "other.safetensors")
     (tmp_path / "words.vec").write_text("2 2\na 1 2\nb 3 4\n")

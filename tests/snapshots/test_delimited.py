@@ -1,4 +1,4 @@
-"""Layouts csv and projector: what pandas, StarSpace, pgvector and people write; ill-formed text refused in one line."""
+"""Layouts csv and projector: files of pandas, StarSpace, pgvector and by hand are read; ill-formed text is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = ["item_id", "d0", "d1", "d2", "d3"]
 
 
 def wide(delimiter: str = ",", header: list[str] | None = NAMES, ids: list[object] | None = None) -> bytes:
-    """Return the items with one column a dimension."""
+    """Return the items with one column per dimension."""
     rows = [] if header is None else [delimiter.join(header)]
     for id_, row in zip(MADE.item_ids.tolist() if ids is None else ids, MADE.items.tolist(), strict=True):
         rows.append(delimiter.join(map(str, (id_, *row))))
@@ -69,7 +69,7 @@ GOOD = {
 
 @pytest.mark.parametrize("case", GOOD)
 def test_every_dialect_is_read_exactly(tmp_path: Path, case: str) -> None:
-    """As one file, alone in its directory, and as a side; text is float32."""
+    """Each dialect is read as a file, alone in a directory, and as a side; values are float32."""
     name, data = GOOD[case]
     end = name.removeprefix("a")
     (tmp_path / "side").mkdir()
@@ -84,7 +84,7 @@ def test_every_dialect_is_read_exactly(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.services("backports.zstd")
 def test_zstd_compressed_text_is_read(tmp_path: Path) -> None:
-    """Unpacked in the decoder, by pyarrow."""
+    """The decoder decompresses it with pyarrow."""
     from backports import zstd
 
     (tmp_path / "items.csv.zst").write_bytes(zstd.compress(wide()))
@@ -108,7 +108,7 @@ IDS: dict[str, tuple[list[object], list[object]]] = {
 
 @pytest.mark.parametrize("case", IDS)
 def test_ids_are_integers_only_if_all_are_written_as_integers(tmp_path: Path, case: str) -> None:
-    """In all part files together; else they are strings, as they are written."""
+    """It depends on all part files together; otherwise ids are the strings as written."""
     given, expected = IDS[case]
     (tmp_path / "items").mkdir()
     for number, id_ in enumerate(given):
@@ -117,7 +117,7 @@ def test_ids_are_integers_only_if_all_are_written_as_integers(tmp_path: Path, ca
 
 
 def test_many_blocks_with_weights_are_read(tmp_path: Path) -> None:
-    """Blocks of the agreed size over several pieces of the file; the last row is there."""
+    """Blocks have the specified size across several pieces of the file, and the last row is included."""
     rows = 2 * block_rows(200) + 7
     matrix = np.random.default_rng(1).standard_normal((rows, 200)).astype(np.float32)
     lines = [f"i{row},{row % 5},{','.join(map(repr, map(float, numbers)))}" for row, numbers in enumerate(matrix)]
@@ -130,7 +130,7 @@ def test_many_blocks_with_weights_are_read(tmp_path: Path) -> None:
 
 
 def test_both_sides_are_read(tmp_path: Path) -> None:
-    """Items and users with different kinds of ids and different notations of vectors."""
+    """The sides may have different types of ids and different notations of vectors."""
     (tmp_path / "items.csv").write_bytes(listed())
     users = [f"u{row},{','.join(map(repr, map(float, numbers)))}" for row, numbers in enumerate(MADE.users)]
     (tmp_path / "users.csv").write_text("\n".join(["user_id,0,1,2,3", *users]))
@@ -140,7 +140,7 @@ def test_both_sides_are_read(tmp_path: Path) -> None:
     assert opened.users.ids()[0] == b"u0"
 
 
-#: More rows than columns are judged by.
+#: More rows than are used to determine the columns.
 FAR = b"id,d0,d1\n" + b"".join(b"%d,0.5,1\n" % row for row in range(10, 1100))
 
 BAD: dict[str, tuple[str, bytes, str]] = {
@@ -165,7 +165,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "cut gzip": ("a.csv.gz", gzip.compress(wide())[:-30], "ill-formed"),
     "damaged gzip": ("a.csv.gz", gzip.compress(wide())[:-8] + b"\0" * 8, "ill-formed"),
     "no gzip": ("a.csv.gz", wide(), "ill-formed"),
-    # Made when they are needed: each worker collects this module.
+    # Made only when needed, since each worker collects this module.
     "a bomb": ("a.csv.gz", lambda: gzip.compress(b"id,d0,d1\n" + b"1,0,0\n" * 10**7), "more than text can expand to"),
     "a bomb in one line": (
         "a.csv.gz",
@@ -177,7 +177,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_ill_formed_text_is_refused(tmp_path: Path, case: str) -> None:
-    """One line with what was found; exit code 3."""
+    """The message is one line with what was found, and exit code 3."""
     name, data, says = BAD[case]
     (tmp_path / name).write_bytes(data() if callable(data) else data)
     with pytest.raises(SnapshotError, match=says) as refused:
@@ -188,7 +188,7 @@ def test_ill_formed_text_is_refused(tmp_path: Path, case: str) -> None:
 
 
 def test_ids_that_repeat_across_parts_are_refused(tmp_path: Path) -> None:
-    """As within one file."""
+    """They are refused like repeated ids within one file."""
     (tmp_path / "items").mkdir()
     for number in range(2):
         (tmp_path / "items" / f"part-{number}.csv").write_bytes(wide())
@@ -206,7 +206,7 @@ def test_ids_that_repeat_across_parts_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_tables_without_vectors_are_refused(tmp_path: Path, text: str) -> None:
-    """Titles and ratings beside arrays are named as not read, and by themselves no layout."""
+    """Titles and ratings beside arrays are reported as not read; alone, they are not a snapshot."""
     for name, array in (("items", MADE.items), ("item_ids", MADE.item_ids)):
         np.save(tmp_path / f"{name}.npy", array)
     (tmp_path / "catalogue.csv").write_text(text)
@@ -217,7 +217,7 @@ def test_tables_without_vectors_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_row_numbers_are_ids_only_on_request(tmp_path: Path) -> None:
-    """And not where the first column can be ids."""
+    """They are refused if the first column can be ids."""
     allowed = SnapshotConfig(row_number_ids=True)
     (tmp_path / "a.csv").write_text("0.5,1.5\n2.5,3.5\n")
     assert open_snapshot(tmp_path / "a.csv", allowed).items.ids().tolist() == [0, 1]
@@ -227,7 +227,7 @@ def test_row_numbers_are_ids_only_on_request(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """The rows were counted when it was opened."""
+    """The rows are counted when the file is opened."""
     (tmp_path / "items.csv").write_bytes(wide())
     items = open_snapshot(tmp_path, CONFIG).items
     (tmp_path / "items.csv").write_bytes(wide() + b"99999,1,2,3,4\n")
@@ -236,7 +236,7 @@ def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
 
 
 def projector(path: Path, labels: str, name: str = "tensors.tsv") -> Path:
-    """Leave the pair that the projector loads."""
+    """Write the two files that the Embedding Projector loads."""
     path.mkdir(exist_ok=True)
     (path / name).write_bytes(wide("\t", None).replace(b"\r", b""))
     lines = ["\t".join(map(str, row)) for row in MADE.items.tolist()]
@@ -251,7 +251,7 @@ ONE_COLUMN = "".join(f"item {row}\n" for row in range(40))
 @pytest.mark.parametrize("name", ["tensors.tsv", "vectors.tsv"])
 @pytest.mark.parametrize("labels", [ONE_COLUMN, "id\ttitle\n" + "".join(f"item {row}\tx\n" for row in range(40))])
 def test_the_files_of_the_embedding_projector_are_read(tmp_path: Path, name: str, labels: str) -> None:
-    """Labels of one column have no header, of several they have one; quotes are characters."""
+    """Labels of one column have no header, of several columns they have one; quotes are ordinary characters."""
     opened = open_snapshot(projector(tmp_path / "p", labels.replace("item 7", '"item 7'), name), CONFIG)
     assert (opened.layout, opened.unread) == ("projector", ())
     np.testing.assert_array_equal(vectors(opened.items), MADE.items)
@@ -270,13 +270,13 @@ def test_the_files_of_the_embedding_projector_are_read(tmp_path: Path, name: str
     ],
 )
 def test_projector_labels_of_another_length_are_refused(tmp_path: Path, labels: str, says: str) -> None:
-    """More or fewer, an empty one, none, and columns that are no ids."""
+    """More or fewer labels, an empty label, no label, and columns that cannot be ids are refused."""
     with pytest.raises(SnapshotError, match=says):
         read(projector(tmp_path / "p", labels), CONFIG)
 
 
 def test_watched_tables_are_ready_when_both_sides_are(tmp_path: Path) -> None:
-    """A transfer of users under way is waited for; a table of something else is no snapshot."""
+    """A snapshot waits while users are transferred; a table of something else is not a snapshot."""
     watch = WatchConfig(settle_seconds=0)
     night = tmp_path / "day=1"
     night.mkdir()
@@ -294,6 +294,6 @@ def test_watched_tables_are_ready_when_both_sides_are(tmp_path: Path) -> None:
 
 
 def test_blanks_around_column_names_are_ignored(tmp_path: Path) -> None:
-    """Some writers leave one after each comma."""
+    """Some writers put a blank after each comma."""
     (tmp_path / "items.csv").write_text("id, d0, d1\na, 0.5, 1.5\nb, 2.5, 3.5\n")
     np.testing.assert_array_equal(vectors(open_snapshot(tmp_path, CONFIG).items), [[0.5, 1.5], [2.5, 3.5]])

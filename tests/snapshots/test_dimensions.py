@@ -1,4 +1,4 @@
-"""Vectors as one column a dimension: in the order of their numbers, and never of columns that are something else."""
+"""Vectors as one column per dimension: ordered by number, and never from other columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDE = model(items=50, width=12)
 
 
 def columns(names: list[str], order: list[int] | None = None, **more: Any) -> Any:
-    """Return a table of ids and of one column a dimension, in some order, and what else is in it."""
+    """Return a table with ids, one column per dimension, in a given order, and other columns."""
     made = {"id": WIDE.item_ids} | {names[place]: WIDE.items[:, place] for place in order or range(len(names))}
     return pa.table(made | more)
 
@@ -33,7 +33,7 @@ def columns(names: list[str], order: list[int] | None = None, **more: Any) -> An
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("end", ["parquet", "feather"])
 def test_columns_are_ordered_by_their_numbers(tmp_path: Path, names: str, first: int, end: str) -> None:
-    """In any order of the columns, ``d9`` before ``d10``, from 0 or 1, whatever else is numbered there."""
+    """For any order of the columns, ``d9`` is before ``d10``; numbers start at 0 or 1, beside other columns."""
     given = columns(
         [names.format(number + first) for number in range(12)],
         [7, 11, 0, 1, 10, 2, 9, 3, 8, 4, 6, 5],
@@ -50,7 +50,7 @@ def test_columns_are_ordered_by_their_numbers(tmp_path: Path, names: str, first:
 
 @pytest.mark.parametrize("dtype", ["f2", "f8"])
 def test_every_float_type_is_kept(tmp_path: Path, dtype: str) -> None:
-    """Bit for bit, over several row groups and blocks."""
+    """Values are equal bit for bit over several row groups and blocks."""
     rows = WIDE.typed(dtype).items
     made = pa.table({"id": WIDE.item_ids} | {f"d{place}": rows[:, place] for place in range(12)})
     pq.write_table(made, tmp_path / "items.parquet", row_group_size=7)
@@ -90,14 +90,14 @@ NAMES = [f"d{place}" for place in range(12)]
     ],
 )
 def test_ambiguous_columns_are_an_error(tmp_path: Path, table: Any, says: str) -> None:
-    """Gaps, numbers that are there twice, other types, two groups, columns of something else."""
+    """Gaps, repeated numbers, other types, two groups and other numbered columns are errors."""
     pq.write_table(table, tmp_path / "items.parquet")
     with pytest.raises(SnapshotError, match=says):
         read(tmp_path, CONFIG)
 
 
 def test_the_hint_is_a_column_pattern(tmp_path: Path) -> None:
-    """``snapshot.vector_column: sales_*`` takes these columns and no others."""
+    """``snapshot.vector_column: sales_*`` selects these columns and no others."""
     given = columns([f"sales_{place}" for place in range(12)], emb_0=np.ones(50), emb_1=np.ones(50))
     pq.write_table(given, tmp_path / "items.parquet")
     opened = open_snapshot(tmp_path, SnapshotConfig(vector_column="sales_*"))
@@ -107,13 +107,13 @@ def test_the_hint_is_a_column_pattern(tmp_path: Path) -> None:
 
 
 def test_a_list_column_is_preferred_to_numbered_columns(tmp_path: Path) -> None:
-    """Features of a model beside its embedding are no vectors."""
+    """A model's numbered features beside its embedding are not vectors."""
     pq.write_table(columns(NAMES, embedding=list(WIDE.items[:, :3])), tmp_path / "items.parquet")
     np.testing.assert_array_equal(vectors(open_snapshot(tmp_path, CONFIG).items), WIDE.items[:, :3])
 
 
 def test_many_columns_are_read_quickly(tmp_path: Path) -> None:
-    """More than one message of the decoder holds, and than it reads ahead of each at once."""
+    """The columns exceed one message of the decoder and its read-ahead."""
     rows = np.random.default_rng(3).standard_normal((300, 1024)).astype(np.float32)
     made = pa.table({"id": np.arange(300)} | {f"emb_{place}": rows[:, place] for place in range(1024)})
     pq.write_table(made, tmp_path / "items.parquet")
@@ -121,7 +121,7 @@ def test_many_columns_are_read_quickly(tmp_path: Path) -> None:
 
 
 def test_as_many_columns_as_the_limit_allows_are_read(tmp_path: Path) -> None:
-    """In a time proportional to their number: names alone took 8 seconds for 4,000, of 6 that a batch may take."""
+    """The time is proportional to their number: names alone took 8 seconds for 4,000, with 6 allowed for a batch."""
     table = np.arange(4 * 5000, dtype=np.float32).reshape(4, 5000)
     columns = {"id": pa.array(range(4))} | {f"f{number}": pa.array(table[:, number]) for number in range(5000)}
     pq.write_table(pa.table(columns), tmp_path / "items.parquet", use_dictionary=False)

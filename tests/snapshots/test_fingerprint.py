@@ -1,4 +1,4 @@
-"""The fingerprint of a snapshot's contents: what it depends on, what it does not, and how parts of it are added up."""
+"""The fingerprint of a snapshot's contents: what it depends on, and how digests of parts are added."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Side:
         yield 12, ROWS[12:]
 
 
-#: Fingerprints that the release before the rule for rows in any order gave these sides: ordered, ids, weighted.
+#: Fingerprints of these sides by the release before the rule for rows in any order: ordered, ids, weighted.
 EARLIER = {
     (True, "i", False): "f5a0a96ae6faa6cdf20d43d6fdd2b3be115a3984b16b891b4bee04e7c75cc778",
     (True, "i", True): "22e33fecad34793ca460ab55c648dd5f56ff3b44a02a0a857e04f00867050b78",
@@ -51,7 +51,7 @@ EARLIER = {
     (False, "S", False): "0d23b35249d3e8d76bdbf4ade11d60c3fc5770af7c217f8ae391ac01f79d49e7",
     (False, "S", True): "081ac21f6c5eb8a803e9e45910e0782ec059090f7daac73e1cb81bba4ba2d050",
 }
-#: The same by today's rule, which does not know whether rows have an order.
+#: The same by the current rule, which does not depend on whether rows have an order.
 TODAY = {
     ("i", False): "cfc7c6df5b2d8e57390bd84db1475125203e3c851fb208f493b575f29775e6e5",
     ("i", True): "c297ee4675fcb1cb7da21831d3e222cff8c3148114981c6892607e5bd15f6381",
@@ -62,7 +62,7 @@ TODAY = {
 
 @pytest.mark.parametrize(("ordered", "kind", "weighted"), EARLIER)
 def test_fingerprints_of_earlier_releases_are_reproduced(ordered: bool, kind: str, weighted: bool) -> None:
-    """Both rules are part of the store's format: versions and journals have their results."""
+    """Both rules belong to the store format: versions and journals contain their results."""
     ids = INTEGERS if kind == "i" else STRINGS
     side = Side(ids, INTEGERS / 2 if weighted else None, ordered=ordered)
     digest = SideDigest(side, ids, earlier=True)
@@ -82,7 +82,7 @@ def of(rows: Any, ids: Any, weights: Any = None, step: int = 50) -> str:
 
 
 def test_the_row_digest_depends_on_contents_but_not_on_order() -> None:
-    """Whatever the blocks; exchanged ids, one bit, signs, exchanged weights and other types change it."""
+    """It is the same for any blocks; exchanged ids or weights, one bit, signs and other types change it."""
     random = np.random.default_rng(3)
     rows, ids, weights = random.standard_normal((50, 8)).astype(np.float32), np.arange(50), random.random(50)
     order = random.permutation(50)
@@ -111,7 +111,7 @@ def test_the_row_digest_depends_on_contents_but_not_on_order() -> None:
 
 @pytest.mark.parametrize("numbers", [np.float16, np.float32, np.float64])
 def test_digests_of_parts_add_up_to_the_digest_of_the_side(numbers: Any) -> None:
-    """As workers of a cluster compute them, each for its rows, with strings as long as its own."""
+    """Cluster workers compute the digests of their rows, with strings as wide as their own ids need."""
     random = np.random.default_rng(4)
     rows = random.standard_normal((30, 5)).astype(numbers)
     names = np.array([f"name of {number}" * (1 + number % 3) for number in range(30)], "S")
@@ -124,7 +124,7 @@ def test_digests_of_parts_add_up_to_the_digest_of_the_side(numbers: Any) -> None
 
 
 def test_the_digest_of_incomplete_rows_is_none() -> None:
-    """A pass that was interrupted has no fingerprint."""
+    """An interrupted pass has no fingerprint."""
     made = RowDigest("items", INTEGERS, None)
     made.update(0, ROWS[:12])
     with pytest.raises(RuntimeError, match="12 of 20 rows"):

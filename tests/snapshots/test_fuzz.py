@@ -1,4 +1,4 @@
-"""Damaged files of every format: a clean read or a refusal, nothing else, in time and in memory."""
+"""Damaged files of every format are read or refused, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from snapshots.fuzz import DECODED, FORMATS, WAYS
 
-#: Packed text needs a library to be made.
+#: Packed text needs a library to write it.
 NAMES = [
     pytest.param(name, marks=pytest.mark.services("backports.zstd")) if name == "word2vec_packed" else name
     for name in FORMATS
 ]
 SCRIPT = f"import runpy; runpy.run_path({str(Path(__file__).with_name('fuzz.py'))!r}, run_name='__main__')"
-#: Seeds differ from run to run of `make fuzz` only when somebody changes this on purpose.
+#: Constant seeds: `make fuzz` repeats the same mutants.
 SEED = 20261123
 
 
 def run(name: str, files: int, folder: Path) -> dict[str, object]:
-    """Fuzz a format in a process of its own and return its counts."""
+    """Fuzz a format in another process and return its counts."""
     if name in DECODED:
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     done = subprocess.run(
@@ -37,7 +37,7 @@ def run(name: str, files: int, folder: Path) -> dict[str, object]:
 
 
 def judge(counts: dict[str, object]) -> None:
-    """Assert that nothing but reads and refusals happened."""
+    """Assert that all mutants were read or refused."""
     assert counts["failures"] == []
     assert counts.get("failed", 0) == 0
     assert counts["slowest_seconds"] <= 10
@@ -47,7 +47,7 @@ def judge(counts: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_some_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
-    """A hundred mutants a format, and fifty of those that each take the forks of two decoders."""
+    """A hundred mutants per format are read, and fifty of formats that fork two decoders for each."""
     judge(run(name, 50 if name in DECODED else 100, tmp_path))
 
 
@@ -57,7 +57,7 @@ def test_some_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> No
 def test_ten_thousand_damaged_files_are_read_or_refused(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ten thousand mutants a format; prints the counts."""
+    """Ten thousand mutants per format are read; the counts are printed."""
     counts = run(name, 10_000, tmp_path)
     with capsys.disabled():
         print(f"\n{json.dumps(counts)}")

@@ -1,4 +1,4 @@
-"""All layouts together: the same data is the same snapshot, however it was left."""
+"""All layouts together: the same data give the same snapshot in every layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fingerprint(snapshot: Snapshot) -> str:
 
 
 def passed(side: SnapshotSide) -> SideDigest:
-    """Return the digest of one pass over a side."""
+    """Return the digest of a side after one pass."""
     digest = SideDigest(side, side.ids(), earlier=False)
     for start, block in digest.rows.blocks():
         digest.update(start, block)
@@ -34,7 +34,7 @@ def passed(side: SnapshotSide) -> SideDigest:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_the_same_data_has_the_same_fingerprint_in_every_layout(tmp_path: Path, named: bool) -> None:
-    """Blocks too are the same, so that every sum over them is, bit for bit."""
+    """The blocks are equal too, so all sums over them are equal bit for bit."""
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     from snapshots.test_parquet import write as write_parquet
 
@@ -58,7 +58,7 @@ def test_the_same_data_has_the_same_fingerprint_in_every_layout(tmp_path: Path, 
 
 
 def test_directories_named_like_files_are_sides(tmp_path: Path) -> None:
-    """Spark creates a directory of any given name, including items.parquet."""
+    """Spark creates a directory with any given name, including items.parquet."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     from snapshots.test_parquet import table
 
@@ -72,7 +72,7 @@ def test_directories_named_like_files_are_sides(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_listed_once_for_all_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Completeness is judged by every layout, but the file system is read once per scan."""
+    """Every layout checks completeness, but the file system is read once per scan."""
     folder = write_npy(tmp_path / "npy", model())
     listed: list[str] = []
     listing = files._listing
@@ -84,7 +84,7 @@ def test_a_directory_is_listed_once_for_all_layouts(tmp_path: Path, monkeypatch:
 
 
 def test_a_configured_layout_is_the_only_one_tried(tmp_path: Path) -> None:
-    """The refusal then names that layout alone."""
+    """The message names only that layout."""
     path = write_npy(tmp_path / "s", model())
     with pytest.raises(SnapshotError, match=r"no known layout.*expected safetensors: items\.safetensors[^|]*$"):
         open_snapshot(path, SnapshotConfig(layout="safetensors"))
@@ -109,7 +109,7 @@ CHANGES: dict[str, Callable[[Model], Model]] = {
 
 
 def test_the_fingerprint_covers_all_contents(tmp_path: Path) -> None:
-    """Two snapshots that would be published otherwise never have one fingerprint; the same data always has it."""
+    """Snapshots that would be published differently never have the same fingerprint; the same data always do."""
     base = model()
     base.items[0, 0] = 0.0
     made = {"": base, **{name: change(base) for name, change in CHANGES.items()}}
@@ -130,7 +130,7 @@ def test_the_fingerprint_covers_all_contents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["item", "user"])
 def test_the_fingerprint_covers_weights(tmp_path: Path, side: str) -> None:
-    """They decide the rotation: other weights, or none, are another snapshot; in another number type they are not."""
+    """Other weights, or none, change it, since weights affect the rotation; another number type of them does not."""
     made = model()
     count = len(made.item_ids if side == "item" else made.user_ids)
     given: list[np.ndarray | None] = [None, np.ones(count), np.arange(count), np.arange(count)[::-1], np.zeros(count)]

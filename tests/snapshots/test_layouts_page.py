@@ -1,4 +1,4 @@
-"""The table of layouts in docs/snapshots.md: every line that makes a snapshot is run, with the writer itself."""
+"""The table of layouts in docs/snapshots.md: every line that writes a snapshot is run with its library."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ IDS = np.arange(COUNT) + 500
 
 
 def module(name: str) -> Any:
-    """Return a module, or skip the test and name it."""
+    """Return a module, or skip the test and name the module."""
     return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 def columns() -> dict[str, Any]:
-    """Return what a table of items holds."""
+    """Return the columns of a table of items."""
     return {"id": IDS, "embedding": list(ITEMS)}
 
 
 def frame(line: str, _: str) -> Any:
-    """Return a table of the library whose method is called."""
+    """Return a data frame of the library whose method the line calls."""
     if ".write_" in line:
         polars = module("polars")
         return polars.DataFrame(
@@ -64,7 +64,7 @@ def model(_: str, writer: str) -> Any:
     return module("gensim.models").Word2Vec([words] * 5, vector_size=WIDTH, min_count=1, workers=1)
 
 
-#: What the lines may name, made when it is named.
+#: Objects that the lines use, made on first use.
 GIVEN: dict[str, Callable[[str, str], Any]] = {
     "np": lambda *_: np,
     "pa": lambda *_: module("pyarrow"),
@@ -92,7 +92,7 @@ GIVEN: dict[str, Callable[[str, str], Any]] = {
 def test_each_documented_line_makes_a_snapshot_of_its_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, writer: str, line: str
 ) -> None:
-    """It opens as that layout, with the items that were written; Spark's are run by test_spark.py."""
+    """The snapshot has that layout and the written items; Spark's lines are run by test_spark.py."""
     if writer.startswith(("Spark ", "Spark's")) or line.startswith("spark"):
         pytest.skip("run by test_spark.py, as it needs Java")
     names = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Name)]
@@ -115,7 +115,7 @@ def test_each_documented_line_makes_a_snapshot_of_its_layout(
 
 
 def test_every_layout_has_its_row() -> None:
-    """In one table, which a blank line would end."""
+    """All rows are in one table, which a blank line would end."""
     assert {layout.name for layout in LAYOUTS} == {layout for layout, *_ in LINES}
     table = Document("docs/snapshots.md").text.split("## Layouts")[1].split("| layout |")[1].split("\n\n")[0]
     assert table.count("\n| `") == len(ROWS)

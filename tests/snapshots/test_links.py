@@ -1,4 +1,4 @@
-"""Links of paths given by hand: the given name counts, and links inside are followed only inside their own tree."""
+"""Links as paths given by hand: the link's own name is used, and links inside must stay in their tree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG = SnapshotConfig()
 
 
 def cache(root: Path, *, absolute: bool = False) -> Path:
-    """Leave a snapshot as a Hugging Face cache does: links into blobs."""
+    """Write a snapshot as in a Hugging Face cache: links into blobs."""
     real = write_npy(root / "blobs", model())
     inside = root / "snapshots" / "42f548f3"
     inside.mkdir(parents=True)
@@ -29,7 +29,7 @@ def cache(root: Path, *, absolute: bool = False) -> Path:
 
 @pytest.mark.parametrize("name", ["day=1.npz", "model.npz"])
 def test_a_link_keeps_its_own_name(tmp_path: Path, name: str) -> None:
-    """git-annex, DVC and hf_hub_download give links into a store of contents, whose names have no ending."""
+    """git-annex, DVC and hf_hub_download link to content-addressed files without suffixes."""
     made = model()
     (tmp_path / "blobs").mkdir()
     write_npz(tmp_path / "blobs" / "x.npz", made).rename(tmp_path / "blobs" / "9f86d081")
@@ -41,7 +41,7 @@ def test_a_link_keeps_its_own_name(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["latest", "run.v2"])
 def test_a_link_without_a_data_suffix_takes_the_name_of_its_target(tmp_path: Path, name: str) -> None:
-    """``latest -> day=1.npz`` and ``latest -> day=1`` are read, as latest."""
+    """``latest -> day=1.npz`` and ``latest -> day=1`` are read with the name latest."""
     made = model()
     write_npz(tmp_path / "day=1.npz", made)
     (tmp_path / name).symlink_to("day=1.npz")
@@ -53,7 +53,7 @@ def test_a_link_without_a_data_suffix_takes_the_name_of_its_target(tmp_path: Pat
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_links_into_the_blobs_of_a_cache_are_read(tmp_path: Path, absolute: bool) -> None:
-    """For the path that was given by hand; found in a watched directory they are refused, by name."""
+    """It applies to a path given by hand; in a watched directory they are refused by name."""
     inside = cache(tmp_path / "models--shop--als", absolute=absolute)
     assert_reads(open_snapshot(inside, CONFIG), model())
     with pytest.raises(SnapshotError, match="will not be opened; found a link"):
@@ -61,7 +61,7 @@ def test_links_into_the_blobs_of_a_cache_are_read(tmp_path: Path, absolute: bool
 
 
 def test_a_projected_volume_is_read(tmp_path: Path) -> None:
-    """Kubernetes links each name through ``..data``, which is a link to a directory of this moment."""
+    """Kubernetes links each name through ``..data``, itself a link to the current directory."""
     made = model()
     path = tmp_path / "volume"
     real = write_npy(path / "..2026_11_25", made)
@@ -74,7 +74,7 @@ def test_a_projected_volume_is_read(tmp_path: Path) -> None:
 
 
 def test_sides_that_are_links_to_directories_are_read(tmp_path: Path) -> None:
-    """Inside the snapshot."""
+    """The target directories are inside the snapshot."""
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     from snapshots.test_half import parquet_side
 
@@ -87,7 +87,7 @@ def test_sides_that_are_links_to_directories_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["outside.npy", "../outside.npy", "/etc/hostname", "items.npy", "nowhere", "fifo"])
 def test_links_that_leave_the_tree_are_refused_by_name(tmp_path: Path, target: str) -> None:
-    """A stranger's file is not read through a snapshot; circles and links to nowhere are no files."""
+    """A file outside is not read through a snapshot; cycles and dangling links are not files."""
     path = write_npy(tmp_path / "s", model())
     (path / "items.npy").rename(tmp_path / "outside.npy")
     os.mkfifo(path / "fifo")
@@ -97,7 +97,7 @@ def test_links_that_leave_the_tree_are_refused_by_name(tmp_path: Path, target: s
 
 
 def test_a_link_from_one_cache_into_another_is_refused(tmp_path: Path) -> None:
-    """A link into the blobs of another model, and a directory that is only called snapshots."""
+    """Links into the blobs of another model, and from a directory merely named snapshots, are refused."""
     inside = cache(tmp_path / "mine")
     other = tmp_path / "other" / "blobs"
     other.mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_a_link_from_one_cache_into_another_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_dangling_link_counts_as_missing(tmp_path: Path) -> None:
-    """Exit code 6, as for any path."""
+    """The exit code is 6, as for any missing path."""
     (tmp_path / "items.npz").symlink_to("nowhere")
     with pytest.raises(NotFoundError):
         open_snapshot(tmp_path / "items.npz", CONFIG)

@@ -1,4 +1,4 @@
-"""A snapshot of no known layout: one line with what was found, and one of code that converts it as printed."""
+"""A snapshot of no known layout: one line with what was found, and code that converts it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = np.random.default_rng(1).standard_normal((12, 4)).astype(np.float32)
 
 
 def refusal(path: Path) -> SnapshotError:
-    """Return the refusal of a snapshot, which is one short line."""
+    """Return the refusal of a snapshot, after checking that it is one short line."""
     with pytest.raises(SnapshotError) as refused:
         open_snapshot(path, CONFIG)
     message = str(refused.value)
@@ -59,7 +59,7 @@ def refusal(path: Path) -> SnapshotError:
     ],
 )
 def test_messages_name_the_format_and_how_to_convert_it(tmp_path: Path, name: str, seen: str, hint: str) -> None:
-    """Alone in a directory, by the name of the file; the 700 characters of all layouts are gone."""
+    """Alone in a directory, the file is named, and the layouts are not listed."""
     (tmp_path / name).write_bytes(b"\x00")
     error = refusal(tmp_path)
     assert error.what == "no known layout"
@@ -82,10 +82,10 @@ SAVED_BY_GENSIM = [pytest.param(write, marks=pytest.mark.services("gensim")) for
 
 
 @pytest.mark.parametrize("write", SAVED_BY_GENSIM)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a line closes no file by itself
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a single line does not close the file
 @pytest.mark.parametrize("folder", ["plain", "two  blanks \n 'and' a line"])
 def test_the_printed_conversion_works_as_printed(tmp_path: Path, write: Callable[[Path], Path], folder: str) -> None:
-    """Run by Python or a shell, it leaves what is read: the same vectors in the same order, with their ids."""
+    """Run by Python or a shell, it writes a readable snapshot with the same vectors, order and ids."""
     tmp_path = tmp_path / folder
     tmp_path.mkdir()
     hint = str(refusal(write(tmp_path))).partition("hint: ")[2]
@@ -102,7 +102,7 @@ def test_the_printed_conversion_works_as_printed(tmp_path: Path, write: Callable
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
 def test_decimal_commas_are_converted_by_the_printed_line(tmp_path: Path, ending: str) -> None:
-    """A table written in a European locale is refused with a line of Python that makes it readable."""
+    """A table with a European locale is refused with a line of Python that converts it."""
     separator = ";" if ending == ".csv" else "\t"
     lines = [separator.join(["item_id", "d0", "d1", "d2", "d3"])]
     lines += [separator.join([str(id_), *(f"{value:.6f}" for value in row)]) for id_, row in enumerate(ROWS)]
@@ -128,7 +128,7 @@ def test_decimal_commas_are_converted_by_the_printed_line(tmp_path: Path, ending
     ],
 )
 def test_a_message_fits_two_lines_of_a_terminal(tmp_path: Path, name: str) -> None:
-    """Beside the paths: the one it is about and the one that the message begins with."""
+    """It excludes the paths: that of the file and that of the snapshot."""
     (tmp_path / name).write_bytes(b"\x00")
     error = refusal(tmp_path)
     assert str(error.hint).count(str(tmp_path)) <= 2
@@ -140,7 +140,7 @@ def test_a_message_fits_two_lines_of_a_terminal(tmp_path: Path, name: str) -> No
 )
 @pytest.mark.parametrize("entry", ["items.npy", "items.parquet", "items"])
 def test_a_directory_of_snapshots_is_not_a_table(tmp_path: Path, nights: list[str], entry: str) -> None:
-    """The watched directory, handed over as one snapshot: the hint names one that is in it."""
+    """If a watched directory is given as one snapshot, the hint names a snapshot in it."""
     for night in nights:
         (tmp_path / night).mkdir()
         if night != "logs":
@@ -152,7 +152,7 @@ def test_a_directory_of_snapshots_is_not_a_table(tmp_path: Path, nights: list[st
 
 @pytest.mark.parametrize("depth", [""])
 def test_partitioned_tables_are_reported_as_such(tmp_path: Path, depth: str) -> None:
-    """At the root, where the directory may be the watched one as well."""
+    """At the root, the directory may also be a watched one."""
     for bucket in range(2):
         folder = tmp_path / depth / f"bucket={bucket}"
         folder.mkdir(parents=True)
@@ -162,7 +162,7 @@ def test_partitioned_tables_are_reported_as_such(tmp_path: Path, depth: str) -> 
 
 @pytest.mark.parametrize("kind", ["vectors", "syn1neg", "wv.vectors"])
 def test_matrices_of_gensim_are_never_read_alone(tmp_path: Path, kind: str) -> None:
-    """Neither with row numbers for ids: their words are in the pickle."""
+    """They are refused even with row numbers as ids, since their words are in the pickle."""
     np.save(tmp_path / f"w2v.model.{kind}.npy", ROWS)
     (tmp_path / "w2v.model").write_bytes(pickle.dumps({}))
     for path in (tmp_path / f"w2v.model.{kind}.npy", tmp_path):

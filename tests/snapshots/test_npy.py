@@ -1,4 +1,4 @@
-"""Layout npy: exact reading of everything NumPy writes, and refusal of everything else."""
+"""Layout npy: everything NumPy writes is read exactly, and everything else refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = SnapshotConfig()
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", ">f2", "<f8", ">f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_every_float_type_and_order_is_read_exactly(tmp_path: Path, dtype: str, order: str) -> None:
-    """Little and big endian, C and Fortran order: the same native rows come out."""
+    """Little- and big-endian arrays in C and Fortran order give the same native rows."""
     made = model().typed(dtype)
     made = type(made)(
         np.asarray(made.items, order=order), made.item_ids, np.asarray(made.users, order=order), made.user_ids
@@ -33,7 +33,7 @@ def test_every_float_type_and_order_is_read_exactly(tmp_path: Path, dtype: str, 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_rows_come_in_blocks_of_the_agreed_size(tmp_path: Path, order: str) -> None:
-    """Several blocks and a shorter last one, so that sums over blocks do not depend on the layout."""
+    """There are several blocks and a shorter last one, so sums over blocks do not depend on the layout."""
     rows = 2 * block_rows(32) + 17
     matrix = np.asarray(np.arange(rows * 32, dtype=np.float32).reshape(rows, 32), order=order)
     np.save(tmp_path / "items.npy", matrix)
@@ -44,7 +44,7 @@ def test_rows_come_in_blocks_of_the_agreed_size(tmp_path: Path, order: str) -> N
 
 @pytest.mark.parametrize("dtype", ["<i4", ">i8", "u1", "<u8", ">u2"])
 def test_integer_ids_are_converted_to_int64(tmp_path: Path, dtype: str) -> None:
-    """Any integer type whose values fit gives int64 in file order."""
+    """Any integer type with values that fit gives int64 in file order."""
     ids = np.arange(100)[::-1].astype(dtype)
     np.save(tmp_path / "items.npy", np.ones((100, 2), np.float32))
     np.save(tmp_path / "item_ids.npy", ids)
@@ -61,7 +61,7 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 def test_string_ids_are_converted_to_utf_8(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], kind: str
 ) -> None:
-    """Text of any script and both string types of NumPy give the same narrow UTF-8."""
+    """Text of any script, in both string types of NumPy, gives the same UTF-8 of minimal width."""
     path = tmp_path_factory.mktemp("s")
     ids = np.array(names) if "U" in kind else np.array([name.encode() for name in names])
     np.save(path / "items.npy", np.ones((len(names), 2), np.float32))
@@ -74,7 +74,7 @@ def test_string_ids_are_converted_to_utf_8(
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from(["f2", ">f4", "f8"]), st.randoms(use_true_random=False))
 def test_arrays_of_any_shape_round_trip(tmp_path_factory, rows: int, width: int, dtype: str, random) -> None:
-    """What NumPy saves is read back bit for bit, including NaN and infinity: reading does not judge rows."""
+    """Values are equal bit for bit, including NaN and infinity: reading does not check values."""
     path = tmp_path_factory.mktemp("s")
     numbers = np.random.default_rng(random.randrange(2**32)).integers(0, 256, rows * width * 8, np.uint8).tobytes()
     matrix = np.frombuffer(numbers, dtype, rows * width).reshape(rows, width)
@@ -94,7 +94,7 @@ def test_row_numbers_are_ids_only_on_request(tmp_path: Path) -> None:
 
 
 def test_weights_are_read_and_validated(tmp_path: Path) -> None:
-    """Weights come as float64; one that is negative or not finite is refused with its row."""
+    """Weights are float64; a negative or non-finite one is refused with its row."""
     path = write_npy(tmp_path / "s", model(items=5))
     np.save(path / "item_weights.npy", np.array([0, 1, 2, 3, 4], np.float32))
     weights = open_snapshot(path, CONFIG).items.weights()
@@ -134,7 +134,7 @@ WRONG_ARRAYS = {
 
 @pytest.mark.parametrize("wrong", WRONG_ARRAYS)
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path: Path, wrong: str) -> None:
-    """Each refusal has exit code 3, names the file, and shows what was found and expected."""
+    """Each refusal has exit code 3, the file, the value found and the expected one."""
     arrays, message = WRONG_ARRAYS[wrong]
     good = {"items": np.ones((3, 2), np.float32), "item_ids": np.arange(3)}
     for name, array in {**good, **arrays}.items():
@@ -181,7 +181,7 @@ FORGED = {
 
 @pytest.mark.parametrize("forgery", FORGED)
 def test_forged_headers_are_refused_before_anything_is_allocated(tmp_path: Path, forgery: str) -> None:
-    """A header that does not account for every byte of the file ends as one line, never as an allocation."""
+    """A header that does not describe every byte of the file is refused in one line."""
     (tmp_path / "items.npy").write_bytes(FORGED[forgery])
     with pytest.raises(SnapshotError, match=r"items\.npy"):
         open_snapshot(tmp_path, ROW_NUMBERS)
@@ -197,13 +197,13 @@ def test_forged_headers_are_refused_before_anything_is_allocated(tmp_path: Path,
     ],
 )
 def test_headers_of_other_writers_are_read(tmp_path: Path, header: str, version: bytes) -> None:
-    """Versions 1 to 3, other quotes, key order, padding and the long integers of Python 2 all make the same header."""
+    """Versions 1 to 3, other quotes, key order, padding and Python 2's long integers give the same header."""
     (tmp_path / "items.npy").write_bytes(_npy(header, version=version))
     assert open_snapshot(tmp_path, ROW_NUMBERS).items.count == 3
 
 
 def test_a_missing_path_is_not_found(tmp_path: Path) -> None:
-    """A path that does not exist ends with exit code 6, also for a stamp."""
+    """The exit code is 6, also for a stamp."""
     for action in (lambda: open_snapshot(tmp_path / "none", CONFIG), lambda: stamp(tmp_path / "none")):
         with pytest.raises(NotFoundError, match="none") as missing:
             action()
@@ -211,7 +211,7 @@ def test_a_missing_path_is_not_found(tmp_path: Path) -> None:
 
 
 def test_an_unknown_directory_is_described(tmp_path: Path) -> None:
-    """The refusal names the files found and the known layouts; an empty directory too."""
+    """The message names the files found and the known layouts; this includes an empty directory."""
     with pytest.raises(SnapshotError, match="an empty directory"):
         open_snapshot(tmp_path, CONFIG)
     (tmp_path / "weights.xyz").write_bytes(b"")
@@ -220,7 +220,7 @@ def test_an_unknown_directory_is_described(tmp_path: Path) -> None:
 
 
 def test_two_layouts_in_one_directory_are_an_error(tmp_path: Path) -> None:
-    """Both are named with the key that decides; the key is obeyed."""
+    """The message names both and the configuration key, which then selects one."""
     path = write_npy(tmp_path / "s", model())
     np.savez(path / "model.npz", **vars(model()))
     with pytest.raises(SnapshotError, match=r"found npy, npz.*snapshot\.layout"):
@@ -229,7 +229,7 @@ def test_two_layouts_in_one_directory_are_an_error(tmp_path: Path) -> None:
 
 
 def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
-    """The bytes of both sides count together against snapshot.max_bytes."""
+    """The bytes of both sides together are limited by snapshot.max_bytes."""
     path = write_npy(tmp_path / "s", model(items=100, users=100, width=8))
     open_snapshot(path, SnapshotConfig(max_bytes=2 * 100 * (32 + 8)))
     with pytest.raises(SnapshotError, match=r"max_bytes.*8000 bytes"):
@@ -238,11 +238,11 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "directory", "FIFO", "socket", "dangling link"])
 def test_only_regular_files_are_opened(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link, even to a fitting file, a directory, a FIFO and a socket are refused, and nothing blocks."""
+    """Links, even to a valid file, directories, FIFOs and sockets are refused without blocking."""
     path = write_npy(tmp_path / "s", model())
     target = path / "items.npy"
     target.rename(tmp_path / "real.npy")
-    monkeypatch.chdir(path)  # the name of a socket must be short
+    monkeypatch.chdir(path)  # the path of a socket must be short
     if kind == "FIFO":
         os.mkfifo(target)
     elif kind == "directory":
@@ -258,13 +258,13 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str, monkeypatch: p
 
 
 def test_a_device_is_refused() -> None:
-    """Endless devices named as a snapshot are not read."""
+    """Devices without an end are not read."""
     with pytest.raises(SnapshotError):
         open_snapshot("/dev/zero", SnapshotConfig(layout="npy"))
 
 
 def test_a_link_to_the_snapshot_itself_is_followed_once(tmp_path: Path) -> None:
-    """What the user names may be a link, such as ``latest``; a caller that found the name elsewhere can forbid it."""
+    """A path given by hand may be a link, such as ``latest``; callers that found the path otherwise can forbid it."""
     write_npy(tmp_path / "day=1", model())
     (tmp_path / "latest").symlink_to("day=1")
     opened = open_snapshot(tmp_path / "latest", CONFIG)
@@ -278,7 +278,7 @@ def test_a_link_to_the_snapshot_itself_is_followed_once(tmp_path: Path) -> None:
 
 
 def test_a_side_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
-    """Truncated, replaced by another shape, or gone between two passes: transient, and never a crash."""
+    """A side truncated, replaced by another shape or deleted between two passes is a transient error."""
     path = write_npy(tmp_path / "s", model())
     items = open_snapshot(path, CONFIG).items
     np.save(path / "items.npy", np.ones((7, 8), np.float32))
@@ -291,7 +291,7 @@ def test_a_side_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
 
 
 def test_a_file_that_shrinks_during_a_pass_is_noticed(tmp_path: Path) -> None:
-    """A short read in the middle of a pass is a change, not a bus error."""
+    """A short read during a pass counts as a change, and does not raise SIGBUS."""
     np.save(tmp_path / "items.npy", np.ones((3 * block_rows(64), 64), np.float32))
     blocks = open_snapshot(tmp_path, ROW_NUMBERS).items.blocks()
     next(blocks)
@@ -301,7 +301,7 @@ def test_a_file_that_shrinks_during_a_pass_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_stamp_changes_with_every_change_and_only_then(tmp_path: Path) -> None:
-    """Equal while nothing happens; different after a touch, an overwrite of equal size, a new, lost or renamed file."""
+    """It changes after a touch, an overwrite of equal size, and a new, lost or renamed file, and not otherwise."""
     path = write_npy(tmp_path / "s", model())
     (path / "deeper").mkdir()
     stamps = [stamp(path)]
@@ -320,7 +320,7 @@ def test_the_stamp_changes_with_every_change_and_only_then(tmp_path: Path) -> No
 
 
 def test_a_directory_listing_without_end_is_refused(tmp_path: Path) -> None:
-    """Directories in one another beyond any snapshot are not walked."""
+    """Directories nested deeper than any snapshot are not traversed."""
     (tmp_path / "/".join("abcdefghijkl")).mkdir(parents=True)
     with pytest.raises(SnapshotError, match="directories nested too deeply"):
         stamp(tmp_path)
@@ -328,7 +328,7 @@ def test_a_directory_listing_without_end_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_duplicate_ids_far_apart_are_found(tmp_path: Path, named: bool) -> None:
-    """Twice among 140,000 ids, in rows that no block of them has both of; the id is named."""
+    """An id repeated among 140,000, in rows of different blocks, is named."""
     ids = np.arange(140_000)
     ids[139_990] = 17
     np.save(tmp_path / "items.npy", np.ones((140_000, 1), np.float32))
@@ -340,7 +340,7 @@ def test_duplicate_ids_far_apart_are_found(tmp_path: Path, named: bool) -> None:
 @pytest.mark.parametrize("many", [0, 299, 301, 600])
 @pytest.mark.parametrize("side", ["item", "user"])
 def test_weights_of_another_length_are_refused(tmp_path: Path, side: str, many: int) -> None:
-    """There is one for every row; more or fewer belong to other rows."""
+    """Each row needs one weight; other numbers do not belong to these rows."""
     write_npy(tmp_path, model(items=300, users=300))
     np.save(tmp_path / f"{side}_weights.npy", np.ones(many))
     with pytest.raises(SnapshotError, match=f"weights and vectors differ in number; found {many} weights"):
@@ -348,7 +348,7 @@ def test_weights_of_another_length_are_refused(tmp_path: Path, side: str, many: 
 
 
 def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system may give less than was asked for: the bytes are the same, each once."""
+    """If a file system returns fewer bytes than requested, each byte is still read once."""
     made = model()
     write_npy(tmp_path, made)
     real = os.preadv

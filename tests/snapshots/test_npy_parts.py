@@ -1,4 +1,4 @@
-"""Layout npy_parts: arrays in numbered pieces are one array; a piece that is missing is a refusal or is waited for."""
+"""Layout npy_parts: numbered arrays are one array; a missing part is refused or waited for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = SnapshotConfig()
 
 
 def pieces(path: Path, name: str, array: Array, many: int = 12, first: int = 0) -> None:
-    """Leave an array in so many files, named by a pattern."""
+    """Write an array as ``many`` files, named by a pattern."""
     for number, part in enumerate(np.array_split(array, many), first):
         file = path / f"{name.format(number, many)}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def pieces(path: Path, name: str, array: Array, many: int = 12, first: int = 0) 
 
 
 def write(path: Path, made: Model, name: str = "{}-{{:05}}", many: int = 12, first: int = 0) -> Path:
-    """Leave the model as pieces."""
+    """Write the model as numbered parts."""
     for array, values in vars(made).items():
         pieces(path, name.format(array), values, many, first)
     return path
@@ -39,7 +39,7 @@ def write(path: Path, made: Model, name: str = "{}-{{:05}}", many: int = 12, fir
 )
 @pytest.mark.parametrize("first", [0, 1])
 def test_parts_are_joined_in_numeric_order(tmp_path: Path, name: str, first: int) -> None:
-    """At the root or in directories, 9 before 10, from 0 or 1; strings of other lengths in other pieces."""
+    """At the root or in directories, 9 is before 10, from 0 or 1; parts may have strings of other widths."""
     made = model(items=301, users=203).named()
     opened = open_snapshot(write(tmp_path, made, name, first=first), CONFIG)
     assert (opened.layout, opened.unread) == ("npy_parts", ())
@@ -47,7 +47,7 @@ def test_parts_are_joined_in_numeric_order(tmp_path: Path, name: str, first: int
 
 
 def test_block_boundaries_depend_on_the_width_alone(tmp_path: Path) -> None:
-    """Also for big-endian parts smaller and larger than a block, and with ids and weights in one file each."""
+    """It includes big-endian parts smaller and larger than a block, with ids and weights in one file each."""
     rows = 2 * block_rows(64) + 100
     made = model(items=rows, users=3, width=64)
     swapped = made.items.astype(">f4")
@@ -63,7 +63,7 @@ def test_block_boundaries_depend_on_the_width_alone(tmp_path: Path) -> None:
 
 
 def test_ids_in_numbered_parquet_files_are_read(tmp_path: Path) -> None:
-    """As clip-retrieval leaves them; each file has as many rows as the piece of its number."""
+    """As in clip-retrieval's output, each file has as many rows as the part of its number."""
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     import pyarrow as pa
 
@@ -117,7 +117,7 @@ def put(name: str, array: Array) -> Callable[[Path], None]:
     ],
 )
 def test_parts_that_do_not_match_are_refused(tmp_path: Path, change: Callable[[Path], object], says: str) -> None:
-    """Gaps, numbers twice, other widths and types, ids that repeat across pieces, damaged ones."""
+    """Gaps, repeated numbers, other widths and types, ids repeated across parts and damaged parts are refused."""
     change(write(tmp_path, model()))
     with pytest.raises(SnapshotError, match=says) as refused:
         read(tmp_path, CONFIG)
@@ -125,7 +125,7 @@ def test_parts_that_do_not_match_are_refused(tmp_path: Path, change: Callable[[P
 
 
 def test_two_arrays_without_a_side_in_their_names_are_an_error(tmp_path: Path) -> None:
-    """Of images and of text, as clip-retrieval leaves both."""
+    """clip-retrieval writes arrays of images and of texts."""
     for name in ("img_emb", "text_emb"):
         pieces(tmp_path, f"{name}/{name}_{{}}", np.ones((24, 4), "f4"))
     with pytest.raises(SnapshotError, match=r"more than one array in pieces.*img_emb.*text_emb"):
@@ -133,7 +133,7 @@ def test_two_arrays_without_a_side_in_their_names_are_an_error(tmp_path: Path) -
 
 
 def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """The headers of all pieces are compared with what they were."""
+    """The headers of all parts are compared with those at opening."""
     items = open_snapshot(write(tmp_path, model()), CONFIG).items
     np.save(tmp_path / "items-00005.npy", np.ones((3, 8), "f4"))
     with pytest.raises(SnapshotChanged):
@@ -141,7 +141,7 @@ def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_waited_for(tmp_path: Path) -> None:
-    """While one is being transferred, or while their names show that there are more."""
+    """The snapshot waits while a part is transferred, or while names show that there are more parts."""
     watch = WatchConfig(settle_seconds=0)
     night = write(tmp_path / "day=1", model())
 
@@ -161,7 +161,7 @@ def test_missing_parts_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_other_numbered_arrays_are_not_a_snapshot(tmp_path: Path) -> None:
-    """Curves of an evaluation, one file an epoch."""
+    """Curves of an evaluation, one file per epoch, are not a snapshot."""
     pieces(tmp_path / "curves", "loss_{}", np.ones(24))
     (child,) = discover(tmp_path, WatchConfig(settle_seconds=0), CONFIG, now=time.time() + 1).children
     assert child.state == "not_a_snapshot"

@@ -1,4 +1,4 @@
-"""Layout npz: NumPy's own archives and implicit's models, stored or deflated; forged archives refused."""
+"""Layout npz: archives of NumPy and models of implicit, stored or deflated, are read; forged ones are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = SnapshotConfig()
 def test_every_type_order_and_compression_is_read_exactly(
     tmp_path: Path, deflate: bool, dtype: str, order: str
 ) -> None:
-    """The same rows as in plain npy files come out of an archive."""
+    """An archive gives the same rows as plain npy files."""
     made = model().typed(dtype)
     made = type(made)(
         np.asarray(made.items, order=order), made.item_ids, np.asarray(made.users, order=order), made.user_ids
@@ -36,7 +36,7 @@ def test_every_type_order_and_compression_is_read_exactly(
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_compressed_member_is_read_in_many_blocks(tmp_path: Path, order: str) -> None:
-    """A member longer than a block and than one read is the same in blocks of the agreed size."""
+    """A member longer than a block and than one read gives the same rows in blocks of the specified size."""
     rows = 3 * block_rows(32) + 5
     matrix = np.random.default_rng(0).standard_normal((rows, 32)).astype(np.float32)
     np.savez_compressed(tmp_path / "m.npz", items=np.asarray(matrix, order=order))
@@ -46,7 +46,7 @@ def test_a_compressed_member_is_read_in_many_blocks(tmp_path: Path, order: str) 
 
 
 def test_an_archive_in_its_own_directory_is_found(tmp_path: Path) -> None:
-    """A directory with one archive and other files is that archive; with two it is refused."""
+    """A directory with one archive and other files is read; with two archives it is refused."""
     write_npz(tmp_path / "model.npz", model().named())
     (tmp_path / "README").write_text("trained on Monday")
     assert_reads(open_snapshot(tmp_path, CONFIG), model().named())
@@ -57,13 +57,13 @@ def test_an_archive_in_its_own_directory_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.services("implicit")
 def test_a_model_saved_by_implicit_is_read(tmp_path: Path) -> None:
-    """A real model, saved by the real library: row numbers are its ids, and only on request."""
+    """Row numbers are the ids of a model saved by implicit itself, only on request."""
     from implicit import als
     from scipy.sparse import random as random_sparse
     from threadpoolctl import threadpool_limits
 
     plays = random_sparse(60, 40, 0.2, "csr", np.float32, random_state=np.random.default_rng(1))
-    with threadpool_limits(1, "blas"):  # implicit warns of anything else
+    with threadpool_limits(1, "blas"):  # implicit warns about other types
         trained = als.AlternatingLeastSquares(factors=6, iterations=2, random_state=3, num_threads=1)
         trained.fit(plays, show_progress=False)
     trained.save(str(tmp_path / "als.npz"))
@@ -94,7 +94,7 @@ IDS = _npy(np.arange(50))
 
 
 def test_member_names_are_never_used_as_paths(tmp_path: Path) -> None:
-    """Members named outside the archive are ignored, and nothing appears on disk."""
+    """Members with paths outside the archive are ignored, and no file is written."""
     path = _archive(
         tmp_path / "m.npz",
         [("items.npy", ITEMS), ("item_ids.npy", IDS), ("../../evil.npy", ITEMS), ("/etc/evil.npy", ITEMS)],
@@ -105,7 +105,7 @@ def test_member_names_are_never_used_as_paths(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_repeated_member_names_are_refused(tmp_path: Path) -> None:
-    """Two members of one name could be read as either."""
+    """Two members of the same name are ambiguous."""
     path = _archive(tmp_path / "m.npz", [("items.npy", ITEMS), ("items.npy", ITEMS), ("item_ids.npy", IDS)])
     with pytest.raises(SnapshotError, match="member names repeat"):
         read(path)
@@ -113,13 +113,13 @@ def test_repeated_member_names_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_unusual_compression_is_refused(tmp_path: Path, method: int) -> None:
-    """Only what NumPy writes."""
+    """Only the methods that NumPy writes are read."""
     with pytest.raises(SnapshotError, match="unknown compression"):
         read(_archive(tmp_path / "m.npz", [("items.npy", ITEMS), ("item_ids.npy", IDS)], method))
 
 
 def _patched(path: Path, offset: int, value: bytes) -> Path:
-    """Overwrite bytes of the first entry of an archive's directory."""
+    """Overwrite bytes of the first entry of an archive's central directory."""
     data = bytearray(path.read_bytes())
     start = data.index(b"PK\x01\x02") + offset
     data[start : start + len(value)] = value
@@ -138,21 +138,21 @@ def _patched(path: Path, offset: int, value: bytes) -> Path:
     ],
 )
 def test_forged_central_directories_are_refused(tmp_path: Path, offset: int, value: bytes, message: str) -> None:
-    """Encryption, impossible sizes, a wrong checksum and a wrong position each end as a refusal."""
+    """Encryption, impossible sizes, a wrong checksum and a wrong position are refused."""
     path = _patched(_archive(tmp_path / "m.npz", [("items.npy", ITEMS), ("item_ids.npy", IDS)]), offset, value)
     with pytest.raises(SnapshotError, match=message):
         read(path)
 
 
 def test_an_archive_with_a_giant_central_directory_is_refused(tmp_path: Path) -> None:
-    """A hundred thousand members are not listed."""
+    """An archive with a hundred thousand members is not listed."""
     path = _archive(tmp_path / "m.npz", [(f"member-{number:070}", b"") for number in range(40_000)])
     with pytest.raises(SnapshotError, match="ill-formed archive"):
         read(path)
 
 
 def test_an_archive_that_expands_beyond_the_limit_is_refused(tmp_path: Path) -> None:
-    """A small file that becomes a large one is refused before it is unpacked, and memory stays small."""
+    """A small file that expands to a large one is refused before decompression, in little memory."""
     path = tmp_path / "m.npz"
     np.savez_compressed(path, items=np.zeros((400_000, 64), np.float32), item_ids=np.arange(400_000))
     assert path.stat().st_size < 2**21
@@ -166,7 +166,7 @@ def test_an_archive_that_expands_beyond_the_limit_is_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("keep", [0, 10, 200, -1, -30])
 def test_truncated_archives_are_refused(tmp_path: Path, keep: int) -> None:
-    """An archive cut anywhere is one line."""
+    """An archive truncated anywhere is refused in one line."""
     path = write_npz(tmp_path / "m.npz", model())
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(SnapshotError):
@@ -174,7 +174,7 @@ def test_truncated_archives_are_refused(tmp_path: Path, keep: int) -> None:
 
 
 def test_an_archive_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """Another shape on the second pass is a change."""
+    """Another shape in the second pass is a change."""
     path = write_npz(tmp_path / "m.npz", model())
     items = open_snapshot(path, CONFIG).items
     write_npz(path, model(items=20))
@@ -189,7 +189,7 @@ def test_an_archive_that_changes_between_passes_is_noticed(tmp_path: Path) -> No
 def test_a_member_with_a_wrong_checksum_is_refused(
     tmp_path: Path, deflate: bool, rows: int, order: str, member: str
 ) -> None:
-    """One changed bit in the last numbers of any member, short or long, stored or deflated, is ill-formed."""
+    """One flipped bit in the last values of a member, short or long, stored or deflated, is refused."""
     made = model(items=rows, users=rows)
     arrays = {**vars(made), "items": np.asarray(made.items, order=order), "item_weights": np.ones(rows)}
     path = tmp_path / "m.npz"

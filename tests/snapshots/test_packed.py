@@ -26,7 +26,7 @@ TEXT = text(GOOD.item_ids.tolist(), GOOD.items)
 
 
 def packed(ending: str, data: bytes) -> bytes:
-    """Return data compressed by the suffix of a name."""
+    """Return data compressed according to a file suffix."""
     if ending == ".gz":
         return gzip.compress(data)
     zstd = pytest.importorskip("backports.zstd", reason="backports.zstd is not installed")
@@ -36,7 +36,7 @@ def packed(ending: str, data: bytes) -> bytes:
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 @pytest.mark.parametrize("name", ["day.vec", "day.txt"])
 def test_compressed_text_gives_the_same_snapshot(tmp_path: Path, name: str, ending: str) -> None:
-    """Also of several members, one after the other."""
+    """It includes several concatenated members."""
     half = len(TEXT) // 2
     for content in (packed(ending, TEXT), packed(ending, TEXT[:half]) + packed(ending, TEXT[half:])):
         (tmp_path / (name + ending)).write_bytes(content)
@@ -52,7 +52,7 @@ def test_compressed_text_gives_the_same_snapshot(tmp_path: Path, name: str, endi
     [(b"\n", "ill-formed row|not a text file"), (b"0", "too long"), (b"a 1 2\n", "more than|repeat|does not match")],
 )
 def test_decompression_bombs_are_refused(tmp_path: Path, ending: str, bomb: bytes, says: str) -> None:
-    """Thirty million bytes of nothing, one line without end, one row for ever: in little memory."""
+    """Millions of line feeds, a line without end and a repeated row are refused in little memory."""
     (tmp_path / f"day.vec{ending}").write_bytes(packed(ending, bomb * 300_000 * (100 if len(bomb) == 1 else 1)))
     with pytest.raises(SnapshotError, match=says):
         read(tmp_path / f"day.vec{ending}", CONFIG)
@@ -63,7 +63,7 @@ def test_decompression_bombs_are_refused(tmp_path: Path, ending: str, bomb: byte
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 def test_damaged_archives_are_refused(tmp_path: Path, ending: str) -> None:
-    """Cut, of another format, or with a wrong checksum."""
+    """Truncated files, other formats and wrong checksums are refused."""
     whole = packed(ending, TEXT)
     for content in (whole[:-9], TEXT, whole[:40] + b"\xff\xff" + whole[42:]):
         (tmp_path / f"day.vec{ending}").write_bytes(content)
@@ -72,7 +72,7 @@ def test_damaged_archives_are_refused(tmp_path: Path, ending: str) -> None:
 
 
 def test_blanks_in_ids_are_read_if_the_header_has_the_width(tmp_path: Path) -> None:
-    """In the first row as well; without a header they are refused."""
+    """It includes the first row; without a header they are refused."""
     names = ["the matrix 7", "alien", "the thing 1982"]
     for order in (names, names[::-1], [names[1], names[0], names[2]]):
         (tmp_path / "m.vec").write_bytes(text(order, GOOD.items[:3]))
@@ -85,7 +85,7 @@ def test_blanks_in_ids_are_read_if_the_header_has_the_width(tmp_path: Path) -> N
 
 
 def test_bfloat16_becomes_float32_exactly(tmp_path: Path) -> None:
-    """The upper half of each number, infinities of the type included."""
+    """The value is the upper half of a float32, infinities included."""
     upper = GOOD.items.view("<u4") >> 16
     wanted = (upper << 16).view("<f4")
     data, ids = upper.astype("<u2").tobytes(), np.arange(40).tobytes()
@@ -104,7 +104,7 @@ def leave(folder: Path, where: str, ids: Any, column: Any) -> None:
 
 
 def test_parquet_without_a_suffix_and_in_partitions_is_read(tmp_path: Path) -> None:
-    """All files of both sides, in natural order; values of paths are no ids."""
+    """All files of both sides are read in natural order; partition values are not ids."""
     made = model(items=40, users=20)
     for side, rows, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
         half = len(ids) // 2
@@ -119,7 +119,7 @@ def test_parquet_without_a_suffix_and_in_partitions_is_read(tmp_path: Path) -> N
 
 
 def test_an_unfinished_part_in_a_partition_makes_the_snapshot_incomplete(tmp_path: Path) -> None:
-    """As in a directory of part files; a directory that is no partition is refused."""
+    """It is as in a directory of part files; a directory that is not a partition is refused."""
     made = model(items=40, users=20)
     for side, rows, ids in (("items", made.items, made.item_ids), ("users", made.users, made.user_ids)):
         leave(tmp_path, f"{side}/b=1/part-0.parquet", ids, list(rows))
@@ -133,7 +133,7 @@ def test_an_unfinished_part_in_a_partition_makes_the_snapshot_incomplete(tmp_pat
 
 
 def ml(rows: list[dict[str, Any]]) -> Any:
-    """Return a column of Spark's vectors."""
+    """Return a column of Spark's ML vectors."""
     pa = pytest.importorskip("pyarrow")
     kinds = [
         ("type", pa.int8()),
@@ -150,7 +150,7 @@ def sparse(size: int, indices: list[int], values: list[float]) -> dict[str, Any]
 
 
 def test_vectors_of_spark_ml_and_of_text_are_read(tmp_path: Path) -> None:
-    """Dense and sparse; with commas, brackets or blanks."""
+    """Dense and sparse ones are read, and text with commas, brackets or blanks."""
     dense = {"type": 1, "size": None, "indices": None, "values": [1.5, 0.0, -2.0]}
     thin = sparse(3, [0, 2], [1.5, -2.0])
     wanted = np.array([[1.5, 0.0, -2.0]] * 3)
@@ -201,14 +201,14 @@ def test_vectors_of_spark_ml_and_of_text_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_ill_formed_vectors_are_refused(tmp_path: Path, column: Any, says: str) -> None:
-    """Mixed widths, text that is no number, indices outside, holes, absurd sizes."""
+    """Mixed widths, invalid numbers, indices out of range, gaps and absurd sizes are refused."""
     leave(tmp_path, "day.parquet", ["a", "b"], ml(column) if isinstance(column[0], dict) else column)
     with pytest.raises(SnapshotError, match=says):
         read(tmp_path / "day.parquet", CONFIG)
 
 
 def test_structs_that_only_resemble_spark_vectors_are_refused(tmp_path: Path) -> None:
-    """Their values are numbers, or the column is of another kind."""
+    """Structs of other types than Spark's vectors are refused."""
     pa = pytest.importorskip("pyarrow")
     for value in (pa.string(), pa.int64()):
         kinds = [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32()))]
@@ -219,7 +219,7 @@ def test_structs_that_only_resemble_spark_vectors_are_refused(tmp_path: Path) ->
 
 
 def test_deep_partitions_and_links_among_parts_are_refused(tmp_path: Path) -> None:
-    """If a linked part or partition were skipped, the rest would pass for the entire side."""
+    """If a linked part or partition were skipped, the others would be published as the entire side."""
     made = model(items=40)
     leave(tmp_path, "elsewhere/b=1/part", made.item_ids, list(made.items))
     for name, link in (("noext", "items/p1"), ("hive", "items/b=1")):

@@ -1,4 +1,4 @@
-"""Layout parquet: what Spark, pandas and pyarrow write, read exactly; what no parser survives, refused."""
+"""Layout parquet: files of Spark, pandas and pyarrow are read exactly; files that crash the parser are refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def table(ids: Array, matrix: Array, kind: str = "list", names: tuple[str, str] 
 
 
 def write(path: Path, made: Model, kind: str = "list", **options: object) -> Path:
-    """Leave the model as one parquet file a side."""
+    """Write the model as one parquet file per side."""
     path.mkdir(exist_ok=True)
     pq.write_table(table(made.item_ids, made.items, kind), path / "items.parquet", **options)
     pq.write_table(table(made.user_ids, made.users, kind), path / "users.parquet", **options)
@@ -55,7 +55,7 @@ def write(path: Path, made: Model, kind: str = "list", **options: object) -> Pat
 @pytest.mark.parametrize("kind", ["list", "large", "fixed"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_every_list_type_is_read_exactly(tmp_path: Path, kind: str, dtype: str) -> None:
-    """Lists, large lists and fixed-size lists of every float type."""
+    """Lists, large lists and fixed-size lists of every float type are read exactly."""
     made = model().typed(dtype)
     assert_reads(open_snapshot(write(tmp_path / "s", made, kind), CONFIG), made)
 
@@ -71,17 +71,17 @@ def test_every_list_type_is_read_exactly(tmp_path: Path, kind: str, dtype: str) 
     ],
 )
 def test_every_encoding_and_compression_is_read_exactly(tmp_path: Path, options: dict[str, object]) -> None:
-    """Row groups, pages, codecs and encodings are the writer's own business."""
+    """Rows do not depend on row groups, pages, codecs and encodings."""
     made = model().named()
     assert_reads(open_snapshot(write(tmp_path / "s", made, **options), CONFIG), made)
 
 
 def test_part_files_are_read_in_natural_order_and_fixed_blocks(tmp_path: Path) -> None:
-    """Part 9 before part 10, empty parts skipped, Spark's markers and checksums ignored, blocks cut by width alone."""
+    """Part 9 is before part 10; empty parts, markers and checksums are skipped; blocks depend only on the width."""
     rows = 2 * block_rows(64) + 100
     made = model(items=rows, users=10, width=64)
     (tmp_path / "items").mkdir()
-    cuts = [0, 3, 3, 2000, 2001, 5000, *range(5100, 5107), rows]  # none beyond the rows: every part counts
+    cuts = [0, 3, 3, 2000, 2001, 5000, *range(5100, 5107), rows]  # no cut is beyond the rows
     assert cuts == sorted(cuts)
     for number, (start, end) in enumerate(pairwise(cuts)):
         part = table(made.item_ids[start:end], made.items[start:end])
@@ -105,7 +105,7 @@ def test_part_files_are_read_in_natural_order_and_fixed_blocks(tmp_path: Path) -
     ],
 )
 def test_columns_are_found_by_name_and_type(tmp_path: Path, names: tuple[str, str], config: dict[str, str]) -> None:
-    """Spark's and autofaiss's names, the only column of its type, or the configured ones."""
+    """The columns are Spark's or autofaiss's names, the only column of a type, or the configured ones."""
     made = model()
     pq.write_table(table(made.item_ids, made.items, names=names), tmp_path / "embeddings.parquet")
     for path in (tmp_path, tmp_path / "embeddings.parquet"):
@@ -116,7 +116,7 @@ def test_columns_are_found_by_name_and_type(tmp_path: Path, names: tuple[str, st
 
 
 def test_ambiguous_columns_are_an_error(tmp_path: Path) -> None:
-    """Two possible id columns without a known name are named in the refusal, with the key; the key is obeyed."""
+    """Two possible id columns without a known name are named with the configuration key, which then selects one."""
     made = model(items=5)
     extra = table(made.item_ids, made.items, names=("alpha", "features")).append_column("beta", pa.array(range(5)))
     pq.write_table(extra, tmp_path / "items.parquet")
@@ -128,7 +128,7 @@ def test_ambiguous_columns_are_an_error(tmp_path: Path) -> None:
 
 
 def test_weights_come_from_the_configured_column(tmp_path: Path) -> None:
-    """Numbers of any type become float64, and are judged."""
+    """Numbers of any type become float64 and are validated."""
     made = model(items=4)
     weighted = table(made.item_ids, made.items).append_column("count", pa.array([3, 0, 1, 2], pa.int32()))
     pq.write_table(weighted, tmp_path / "items.parquet")
@@ -150,7 +150,7 @@ def test_weights_come_from_the_configured_column(tmp_path: Path) -> None:
     ],
 )
 def test_every_integer_and_string_type_of_id_is_read(tmp_path: Path, column: object) -> None:
-    """Also pandas' categories."""
+    """It includes pandas' categories."""
     try:
         pq.write_table(pa.table({"id": column, "v": lists(np.ones((3, 2), np.float32))}), tmp_path / "items.parquet")
     except pa.ArrowNotImplementedError:
@@ -200,7 +200,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_tables_without_a_complete_side_are_refused(tmp_path: Path, wrong: str) -> None:
-    """Each with the row or the columns that were found."""
+    """Each message has the row or the columns that were found."""
     columns, message = WRONG[wrong]
     pq.write_table(pa.table(columns), tmp_path / "items.parquet")
     with pytest.raises(SnapshotError, match=message):
@@ -208,7 +208,7 @@ def test_tables_without_a_complete_side_are_refused(tmp_path: Path, wrong: str) 
 
 
 def test_part_files_must_have_one_schema(tmp_path: Path) -> None:
-    """Another type, another width, a directory and a link among part files are refused; nothing is skipped."""
+    """Another type, another width, a directory and a link among part files are refused, and none is skipped."""
     items = tmp_path / "items"
     items.mkdir()
     pq.write_table(table(np.arange(3), ones), items / "a.parquet")
@@ -230,7 +230,7 @@ def test_part_files_must_have_one_schema(tmp_path: Path) -> None:
 
 
 def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """More rows, or none, than in the footer at opening."""
+    """A part with more rows than at opening, or none, is detected."""
     path = write(tmp_path / "s", model())
     items = open_snapshot(path, CONFIG).items
     vectors(items)
@@ -241,7 +241,7 @@ def test_a_part_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" * 3, b"PAR1\xff\xff\xff\x7fPAR1", os.urandom(500)])
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, data: bytes) -> None:
-    """Empty, cut and random files."""
+    """Empty, truncated and random files are refused."""
     (tmp_path / "items.parquet").write_bytes(data)
     with pytest.raises(SnapshotError, match=r"items\.parquet: ill-formed parquet.*hint: .*write it again"):
         open_snapshot(tmp_path, CONFIG)
@@ -255,7 +255,7 @@ def _varint(value: int) -> bytes:
 
 
 def absurd_parquet(values: int) -> bytes:
-    """Return a file of some kilobytes with a page that says, twice, that it holds ``values`` strings.
+    """Return a file of some kilobytes with a page that claims, twice, to hold ``values`` strings.
 
     The shape of arrow#49955: the number in the page's header and the one in front of its delta-encoded lengths.
     """
@@ -295,7 +295,7 @@ def absurd_parquet(values: int) -> bytes:
     )
 
 
-#: In a process of its own, whose decoder has the peak of nobody else's children in its figure.
+#: Run in another process, so that RUSAGE_CHILDREN covers only its decoder.
 _READ_AND_MEASURE = """
 import resource, sys
 from pathlib import Path
@@ -310,7 +310,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, flush=True)
 
 
 def test_a_file_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> None:
-    """A page of 2**31 numbers in a file of a kilobyte ends as a refusal and costs little memory here or there."""
+    """A page of 2**31 values in a file of a kilobyte is refused, with little memory here and in the decoder."""
     (tmp_path / "items.parquet").write_bytes(absurd_parquet(2**31 - 1))
     with running(_READ_AND_MEASURE, tmp_path) as reader:
         assert next_line(reader) == "refused"
@@ -318,7 +318,7 @@ def test_a_file_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_crash_of_the_decoder_is_a_refusal_and_the_next_one_works(tmp_path: Path) -> None:
-    """A crash refuses the file that was being read; a decoder killed from outside is only a moment's trouble."""
+    """A crash refuses the file being read; killing the decoder from outside is a transient error."""
     path = write(tmp_path / "s", model())
     for number, kind, transient in (
         (signal.SIGSEGV, SnapshotError, False),
@@ -336,7 +336,7 @@ def test_a_crash_of_the_decoder_is_a_refusal_and_the_next_one_works(tmp_path: Pa
 
 
 def _decoders() -> list[int]:
-    """Return the decoders this process has started, as the kernel lists them: children who listen to a socket."""
+    """Return the decoders that this process has started, as listed by the kernel: children with a socket as input."""
     return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _is_decoder(folder)]
 
 
@@ -349,7 +349,7 @@ def _is_decoder(folder: Path) -> bool:
 
 
 def test_decoders_end_when_their_snapshot_is_closed(tmp_path: Path) -> None:
-    """None is left when the snapshot is let go of, nor after a pass that was broken off."""
+    """None is left when the snapshot is released, nor after an interrupted pass."""
     gc.collect()
     before = set(_decoders())
     opened = open_snapshot(write(tmp_path / "s", model()), CONFIG)
@@ -363,7 +363,7 @@ def test_decoders_end_when_their_snapshot_is_closed(tmp_path: Path) -> None:
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 2 and the command that helps."""
+    """The exit code is 2, and the hint is the command that installs it."""
     path = write(tmp_path / "s", model())
     monkeypatch.setattr(decoder_process.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'embsync\[parquet\]'") as missing:
@@ -372,7 +372,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_parent_process_never_imports_pyarrow(tmp_path: Path) -> None:
-    """No parser of parquet is loaded into the process that reads a snapshot."""
+    """The process that reads a snapshot loads no parquet parser."""
     path = write(tmp_path / "s", model())
     code = (
         "import sys; from embsync.snapshots import open_snapshot; from embsync.config import SnapshotConfig; "
@@ -383,7 +383,7 @@ def test_the_parent_process_never_imports_pyarrow(tmp_path: Path) -> None:
 
 
 def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
-    """What the footers add up to, decompressed, is held against snapshot.max_bytes."""
+    """The decompressed size in the footers is compared with snapshot.max_bytes."""
     path = write(tmp_path / "s", model(items=100, users=100, width=8))
     open_snapshot(path, SnapshotConfig(max_bytes=2 * 100 * 40))
     with pytest.raises(SnapshotError, match="max_bytes"):
@@ -391,7 +391,7 @@ def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 def test_blocks_in_use_are_not_overwritten(tmp_path: Path) -> None:
-    """None is written again while it is held, however many are, nor by the caller."""
+    """No block is overwritten while it is held, however many are, and the caller cannot write to it."""
     step = block_rows(900)
     rows = 10 * step + 5
     matrix = np.random.default_rng(1).standard_normal((rows, 900)).astype(np.float16)
@@ -412,7 +412,7 @@ def test_blocks_in_use_are_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_two_passes_may_run_concurrently(tmp_path: Path) -> None:
-    """Items and users side by side, and one side twice."""
+    """It includes items and users in parallel, and one side twice."""
     made = model(items=5000, users=5000, width=128)
     opened = open_snapshot(write(tmp_path / "s", made), CONFIG)
     assert opened.users is not None
@@ -425,7 +425,7 @@ def test_two_passes_may_run_concurrently(tmp_path: Path) -> None:
 
 
 def decoder_with(monkeypatch: pytest.MonkeyPatch, place: Path, *lines: str) -> None:
-    """Have decoders run some lines before they begin."""
+    """Make decoders run some lines before they start."""
     text = decoder_process._SCRIPT.read_text()
     served = '    importlib.import_module("embsync.decoder.service").start(channel)\n'
     assert text.count(served) == 1
@@ -438,13 +438,13 @@ def decoder_with(monkeypatch: pytest.MonkeyPatch, place: Path, *lines: str) -> N
     monkeypatch.setattr(decoder_process, "_SCRIPT", script)
 
 
-#: A function that is not over in the time that a test has.
+#: A function that takes longer than a test's time limit.
 _SPIN = "def spin(*_): exec('while True: pass')"
 
 
 @pytest.mark.parametrize("where", ["tables.ParquetTable.columns", "values.vectors"])
 def test_a_hanging_parser_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Its processor time is limited for the footer as for each batch; that is a refusal of the file."""
+    """Its processor time is limited for the footer and for each batch; exceeding it refuses the file."""
     path = write(tmp_path / "s", model())
     decoder_with(monkeypatch, tmp_path / "script", "limits.STEP_SECONDS = 0", _SPIN, f"{where} = spin")
     with pytest.raises(SnapshotError, match="a running decoder") as ended:
@@ -454,7 +454,7 @@ def test_a_hanging_parser_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.torture
 def test_the_time_limit_applies_to_each_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is each batch's own: a large snapshot is no endless one."""
+    """A large snapshot may take longer in total than the limit of a batch."""
     made = model(items=40 * block_rows(64), users=10, width=64)
     write(tmp_path / "s", made)
     burn = (
@@ -469,7 +469,7 @@ def test_the_time_limit_applies_to_each_batch(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_decoder_works_within_limits(tmp_path: Path) -> None:
-    """While a file is read the end of its processor time is one step away, and its memory is bounded: never endless."""
+    """While a file is read, the decoder has limits of processor time and memory."""
     made = model(items=6 * block_rows(64), users=10, width=64)
     opened = open_snapshot(write(tmp_path / "s", made), CONFIG)
     most = {"cpu time": 60, "data size": 8 * 2**30, "address space": 8 * 2**30}
@@ -487,9 +487,9 @@ def test_a_decoder_works_within_limits(tmp_path: Path) -> None:
 
 @pytest.mark.services("pandas")
 def test_a_decoder_does_not_load_pandas(tmp_path: Path) -> None:
-    """Which pyarrow otherwise does where it is installed, and takes longer than reading a small file."""
+    """Pyarrow loads pandas if it is installed, which takes longer than reading a small file."""
     gc.collect()
-    before = set(_decoders())  # of an earlier test, held by what was raised there
+    before = set(_decoders())  # of an earlier test, held by its exception
     opened = open_snapshot(write(tmp_path / "s", model()), CONFIG)
     vectors(opened.items)
     (decoder,) = set(_decoders()) - before
@@ -498,7 +498,7 @@ def test_a_decoder_does_not_load_pandas(tmp_path: Path) -> None:
 
 
 def test_a_pass_after_an_interrupted_one_reads_everything(tmp_path: Path) -> None:
-    """What the decoder had still to say about the first is not taken for the second's."""
+    """Rows left in the pipe by the interrupted pass are not returned by the next one."""
     made = model(items=6 * block_rows(64), users=10, width=64)
     items = open_snapshot(write(tmp_path / "s", made), CONFIG).items
     for _ in range(2):
@@ -519,7 +519,7 @@ def test_a_pass_after_an_interrupted_one_reads_everything(tmp_path: Path) -> Non
 )
 @pytest.mark.parametrize("column", [0, 1])
 def test_a_page_with_a_wrong_checksum_is_refused(tmp_path: Path, options: dict[str, object], column: int) -> None:
-    """Where the writer left checksums, one changed byte of ids or vectors is ill-formed, whatever it decodes to."""
+    """If the file has checksums, one changed byte of ids or vectors is refused, whatever value it gives."""
     made = model()
     path = write(tmp_path / "s", made, write_page_checksum=True, **options) / "items.parquet"
     read(path.parent, CONFIG)

@@ -1,4 +1,4 @@
-"""Layout safetensors: files read exactly; headers that lie refused."""
+"""Layout safetensors: valid files are read exactly; inconsistent headers are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = SnapshotConfig()
 
 
 def padded(ids: Array) -> Array:
-    """Return ids as a tensor: integers as they are, strings as UTF-8 bytes padded with zeros."""
+    """Return ids as a tensor: integers unchanged, strings as UTF-8 bytes padded with zeros."""
     if ids.dtype.kind != "U":
         return ids
     table = utf8(ids)
@@ -26,7 +26,7 @@ def padded(ids: Array) -> Array:
 
 
 def write(path: Path, made: Model) -> Path:
-    """Leave the model as its library writes it."""
+    """Write the model as the safetensors library does."""
     path.mkdir(exist_ok=True)
     save_file(
         {"vectors": made.items, "ids": padded(made.item_ids)},
@@ -40,7 +40,7 @@ def write(path: Path, made: Model) -> Path:
 @pytest.mark.services("safetensors")
 @pytest.mark.parametrize("named", [False, True])
 def test_files_of_the_library_are_read_exactly(tmp_path: Path, named: bool) -> None:
-    """And are as long as the files of the other tests."""
+    """Such files have the same size as those that the other tests write."""
     import safetensors.numpy
 
     made = model().named() if named else model()
@@ -57,14 +57,14 @@ def test_files_of_the_library_are_read_exactly(tmp_path: Path, named: bool) -> N
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("named", [False, True])
 def test_every_float_type_and_kind_of_id_is_read_exactly(tmp_path: Path, dtype: str, named: bool) -> None:
-    """Integer ids, and strings as padded bytes."""
+    """Ids are integers, or strings as padded bytes."""
     made = model().typed(dtype)
     made = made.named() if named else made
     assert_reads(open_snapshot(write(tmp_path / "s", made), CONFIG), made)
 
 
 def test_a_single_file_is_a_side_of_items(tmp_path: Path) -> None:
-    """Without ids, row numbers serve on request; weights and tensors of other kinds may lie beside the vectors."""
+    """Without ids, row numbers are used on request; other tensors may be in the file."""
     matrix = np.ones((3, 2), np.float32)
     path = tmp_path / "vectors.safetensors"
     save_file({"vectors": matrix, "weights": np.arange(3.0), "other": np.ones(5, bool)}, path)
@@ -120,7 +120,7 @@ FORGED = {
 
 @pytest.mark.parametrize("forgery", FORGED)
 def test_inconsistent_headers_are_refused(tmp_path: Path, forgery: str) -> None:
-    """Each is one line that names the file."""
+    """Each message is one line that names the file."""
     (tmp_path / "items.safetensors").write_bytes(FORGED[forgery])
     with pytest.raises(SnapshotError, match=r"items\.safetensors") as refusal:
         read(tmp_path)
@@ -128,7 +128,7 @@ def test_inconsistent_headers_are_refused(tmp_path: Path, forgery: str) -> None:
 
 
 def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """Another shape, or a tensor that is gone."""
+    """Another shape or a missing tensor is detected."""
     path = write(tmp_path / "s", model())
     items = open_snapshot(path, CONFIG).items
     write(path, model(items=20))
@@ -139,7 +139,7 @@ def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
 
 
 def test_users_alone_are_an_incomplete_snapshot(tmp_path: Path) -> None:
-    """Items are what every snapshot has."""
+    """Every snapshot needs items."""
     path = write(tmp_path / "s", model())
     (path / "items.safetensors").unlink()
     with pytest.raises(SnapshotError, match="incomplete snapshot"):

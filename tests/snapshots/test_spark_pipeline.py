@@ -1,4 +1,4 @@
-"""Layout spark_pipeline: the one ALS model of a pipeline, by files of the form that Spark gives them."""
+"""Layout spark_pipeline: the only ALS model of a pipeline, in files as Spark writes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MADE = model()
 
 
 def stage(path: Path, name: str, **parameters: Any) -> Path:
-    """Leave the metadata of a stage."""
+    """Write the metadata of a stage."""
     folder = path / "stages" / name / "metadata"
     folder.mkdir(parents=True)
     found = {"class": f"org.apache.spark.ml.{name.split('_')[1]}Model", "paramMap": parameters, "defaultParamMap": {}}
@@ -33,7 +33,7 @@ def stage(path: Path, name: str, **parameters: Any) -> Path:
 
 
 def pipeline(path: Path, made: Model = MADE, name: str = "1_ALS_ab12") -> Path:
-    """Leave a pipeline with an ALS model."""
+    """Write a pipeline with an ALS model."""
     als = stage(path, name, itemCol="item_index", userCol="user")
     for side, ids, matrix in (("item", made.item_ids, made.items), ("user", made.user_ids, made.users)):
         (als / f"{side}Factors").mkdir()
@@ -45,7 +45,7 @@ def pipeline(path: Path, made: Model = MADE, name: str = "1_ALS_ab12") -> Path:
 
 
 def test_the_factors_of_the_one_model_are_read(tmp_path: Path) -> None:
-    """Other stages are named as not read."""
+    """Other stages are reported as not read."""
     stage(pipeline(tmp_path), "0_VectorAssembler_cd34", outputCol="features")
     opened = open_snapshot(tmp_path, CONFIG)
     assert (opened.layout, opened.unread) == ("spark_pipeline", ("stages/0_VectorAssembler_cd34/",))
@@ -53,7 +53,7 @@ def test_the_factors_of_the_one_model_are_read(tmp_path: Path) -> None:
 
 
 def test_indices_of_a_string_indexer_are_not_ids(tmp_path: Path) -> None:
-    """Of either side; an indexer of something else gives no ids."""
+    """It holds for either side; an indexer of another column does not affect the ids."""
     stage(pipeline(tmp_path), "0_StringIndexer_a", outputCol="genre_index")
     read(tmp_path, CONFIG)
     stage(tmp_path, "2_StringIndexer_b", outputCols=["genre", "item_index"])
@@ -71,7 +71,7 @@ def test_two_models_are_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", '{"class": 1', '{"paramMap": []}', "[" * 5000])
 def test_ill_formed_metadata_is_refused(tmp_path: Path, text: str) -> None:
-    """It could not be determined whether the ids are an indexer's."""
+    """Without it, an indexer of the ids would not be detected."""
     folder = stage(pipeline(tmp_path), "0_StringIndexer_a", outputCol="item_index")
     (folder / "metadata" / "part-00000").write_text(text)
     with pytest.raises(SnapshotError, match="ill-formed metadata of a stage"):
@@ -79,7 +79,7 @@ def test_ill_formed_metadata_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_pipeline_is_complete_when_both_sides_are_marked(tmp_path: Path) -> None:
-    """A part in transfer is waited for; the markers of both sides count as one at the root."""
+    """A part in transfer is waited for; the markers of both sides count as a marker at the root."""
     night = pipeline(tmp_path / "day=1")
     als = night / "stages" / "1_ALS_ab12"
 

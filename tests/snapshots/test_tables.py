@@ -1,4 +1,4 @@
-"""Directories of a table format are never read as bare part files: deleted rows would come back."""
+"""Directories of a table format are never read as part files, which would include deleted rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOGS = {
 
 
 def snapshot(path: Path) -> Path:
-    """Leave both sides as part files."""
+    """Write both sides as part files."""
     made = model()
     parquet_side(path / "items", made.item_ids, made.items)
     parquet_side(path / "users", made.user_ids, made.users)
@@ -34,8 +34,8 @@ def snapshot(path: Path) -> Path:
 @pytest.mark.parametrize("where", [".", "items", "users", ".."])
 @pytest.mark.parametrize("named", LOGS)
 def test_a_table_is_refused_by_name(tmp_path: Path, named: str, where: str) -> None:
-    """At the root, on either side, and where the snapshot is a part of a table; the line that helps names it."""
-    if named == "Delta" and where != "..":  # read, not refused: see test_delta
+    """At the root, on either side, and if the snapshot is inside a table; the hint names the table."""
+    if named == "Delta" and where != "..":  # read and not refused: see test_delta.py
         return
     path = snapshot(tmp_path / "w" / "day=1")
     log = path / where / LOGS[named]
@@ -60,7 +60,7 @@ def test_a_file_inside_a_table_and_a_deep_partition_are_refused(tmp_path: Path) 
 
 
 def test_other_directories_named_metadata_are_not_tables(tmp_path: Path) -> None:
-    """Spark saves a model with one."""
+    """Spark saves models with such a directory."""
     path = snapshot(tmp_path / "day=1")
     (path / "metadata").mkdir()
     (path / "metadata" / "part-00000").write_text("{}")

@@ -1,4 +1,4 @@
-"""Trees that are not snapshots: too deep, too large, disappearing, chains of links; reported, and never fatal."""
+"""Trees too deep, too large or disappearing, and chains of links, are reported and never fatal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEEP = [(9, "d"), (1200, "d"), (5000, "d"), (100, "n" * 255), (300, "n" * 255)]
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory in memory that is removed however deep it became."""
+    """A directory in memory that is removed at any depth."""
     with quick_directory() as path:
         yield path
         for child in path.iterdir():
@@ -44,7 +44,7 @@ def look(watched: Path) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
 def test_a_deep_tree_in_the_watched_directory_is_not_a_snapshot(place: Path, levels: int, name: str) -> None:
-    """The scan reports the limit, and finds the snapshot beside it; so does every scan with the cache."""
+    """The scan reports the limit and finds the snapshot beside it, also with the cache."""
     deep(place / "day=1", levels, name)
     write_npy(place / "day=2", model())
     (place / "day=2/_SUCCESS").touch()
@@ -64,7 +64,7 @@ def test_a_deep_tree_in_the_watched_directory_is_not_a_snapshot(place: Path, lev
 @pytest.mark.parametrize(("levels", "name"), DEEP)
 @pytest.mark.parametrize("where", ["", "items", "users/more"])
 def test_a_deep_tree_given_as_a_snapshot_is_refused(place: Path, where: str, levels: int, name: str) -> None:
-    """Whichever layout it pretends to be, with exit code 3 and one line."""
+    """For any apparent layout, the message is one line with exit code 3."""
     write_npy(place / "day=1", model())
     deep(place / "day=1" / where, levels, name)
     with pytest.raises(SnapshotError, match="directories nested too deeply"):
@@ -75,7 +75,7 @@ def test_a_deep_tree_given_as_a_snapshot_is_refused(place: Path, where: str, lev
 
 @pytest.mark.parametrize(("levels", "name"), DEEP)
 def test_a_deep_tree_is_removed(place: Path, levels: int, name: str) -> None:
-    """Wherever it is: the clean-up removes it like any leftover."""
+    """At any place, a deep tree is removed like other leftovers."""
     (place / "S/versions").mkdir(parents=True)
     deep(place / f"S/versions/{removal.PRUNED_PREFIX}000001-ab", levels, name)
     deep(place / f"S/versions/{removal.STAGING_PREFIX}1-ab", levels, name)
@@ -84,7 +84,7 @@ def test_a_deep_tree_is_removed(place: Path, levels: int, name: str) -> None:
 
 
 def test_a_link_out_of_a_tree_is_removed_and_not_followed(place: Path) -> None:
-    """What it leads to stays."""
+    """The target of the link is kept."""
     (place / "kept").mkdir()
     (place / "kept/file").touch()
     bottom = deep(place / "doomed", 1500)
@@ -95,7 +95,7 @@ def test_a_link_out_of_a_tree_is_removed_and_not_followed(place: Path) -> None:
 
 
 def test_a_huge_directory_is_not_a_snapshot(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit it is refused, flat or in directories; here the limit is lowered to 500."""
+    """A directory above the limit, here 500 files, is refused, flat or nested."""
     for module in (files, __import__("embsync.watching.stat_cache", fromlist=["x"])):
         monkeypatch.setattr(module, "MOST_ENTRIES", 500)
     (place / "flat").mkdir()
@@ -120,7 +120,7 @@ def test_a_huge_directory_is_not_a_snapshot(place: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.fuzz
 def test_a_hundred_thousand_files_are_scanned_within_seconds(place: Path) -> None:
-    """In one child; as many as the limit are accepted, one more is refused."""
+    """As many files as the limit in one child are accepted, one more is refused."""
     (place / "day=1").mkdir()
     for number in range(files.MOST_ENTRIES - 1):
         (place / f"day=1/{number}").touch()
@@ -134,7 +134,7 @@ def test_a_hundred_thousand_files_are_scanned_within_seconds(place: Path) -> Non
 
 
 def test_names_of_the_maximum_length_are_read(place: Path) -> None:
-    """A child and files in it with names of 255 bytes are handled as any other, and hundreds of digits are a number."""
+    """A child and files with names of 255 bytes are read, and hundreds of digits are a number."""
     for name in ("n" * 255, "9" * 255, "ä" * 127):
         write_npy(place / name, model(items=20, users=20))
         (place / name / ("x" * 255)).touch()
@@ -144,7 +144,7 @@ def test_names_of_the_maximum_length_are_read(place: Path) -> None:
 
 
 def test_entries_that_disappear_during_a_scan_are_ignored(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that is listed and then gone is a change, not an end."""
+    """A directory that is deleted after it was listed counts as a change, not as an error."""
     write_npy(place / "day=1/items", model())
     real = os.scandir
 
@@ -167,7 +167,7 @@ class _Listed(list):
 
 
 def test_a_directory_that_cannot_be_listed_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the disk while listing one child leaves the others as they are."""
+    """An I/O error while listing one child does not affect the others."""
     write_npy(place / "day=1", model())
     write_npy(place / "day=2", model())
     real, identity = os.scandir, (place / "day=1").stat().st_ino
@@ -185,7 +185,7 @@ def test_a_directory_that_cannot_be_listed_is_waited_for(place: Path, monkeypatc
 
 @pytest.mark.parametrize("links", [39, 41, 1200, 3000])
 def test_chains_of_links_are_limited(place: Path, links: int) -> None:
-    """As many as the kernel follows are followed; more are an error in one line with exit code 6."""
+    """As many links as the kernel follows are followed; more are a one-line error with exit code 6."""
     target = write_npy(place / "day=1", model())
     link = chain(place / "link", links, target)
     if links < 40:
@@ -203,14 +203,14 @@ def test_chains_of_links_are_limited(place: Path, links: int) -> None:
     "text", ["[" * 200_000, '{"files":' * 100_000, '{"files": [{"path": "' + "../" * 5000 + '"}]}']
 )
 def test_a_deeply_nested_manifest_is_refused(place: Path, text: str) -> None:
-    """The snapshot is judged as if it had none."""
+    """The snapshot is handled as if it had no manifest."""
     write_npy(place / "day=1", model())
     (place / "day=1/manifest.json").write_text(text)
     assert look(place)["day=1"][0] in {"waiting", "not_a_snapshot"}
 
 
 def test_a_deeply_nested_header_is_ill_formed(place: Path) -> None:
-    """Of arrays and of safetensors."""
+    """It applies to headers of arrays and of safetensors."""
     write_npy(place / "day=1", model())
     data = (place / "day=1/items.npy").read_bytes()
     header = b"{'descr': " + b"(" * 3000
@@ -241,7 +241,7 @@ def test_a_deeply_nested_header_is_ill_formed(place: Path) -> None:
 def test_a_deeply_nested_configuration_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], text: str
 ) -> None:
-    """In the file and in the environment: exit code 2 and one line that is not longer than a screen."""
+    """In the file and in the environment, the error has exit code 2 and one line that fits a screen."""
     (place / "c.yaml").write_text(text)
     assert run(["check-config", "-c", str(place / "c.yaml")]) == 2
     monkeypatch.setenv("EMBSYNC_STORE__PATH", text.replace("\0", "["))
@@ -253,7 +253,7 @@ def test_a_deeply_nested_configuration_is_refused(
 
 
 def test_a_deep_tree_in_the_store_does_not_stop_commands(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Beside the versions, in one, and in the place of one."""
+    """The tree may be beside the versions, inside one, or in place of one."""
     path = write_npy(place / "day=1", model())
     root = place / "S"
     assert run(["sync", str(path), "--store", str(root)]) == 0
@@ -266,7 +266,7 @@ def test_a_deep_tree_in_the_store_does_not_stop_commands(place: Path, capfd: pyt
 
 
 def test_several_processes_may_remove_one_deep_tree(place: Path) -> None:
-    """Each moves the deepest directory up; none of them fails because of the others."""
+    """Each process moves the deepest directory up; none fails because of the others."""
     deep(place / "tree", 1200)
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(remove_tree, [place / "tree"] * 3))
@@ -274,7 +274,7 @@ def test_several_processes_may_remove_one_deep_tree(place: Path) -> None:
 
 
 def test_several_writers_may_remove_one_tree(tmp_path: Path) -> None:
-    """Writers remove what a replaced snapshot left, and what others left; none of them fails by the others' work."""
+    """Writers remove leftovers of a replaced snapshot and of others; none fails because of the others."""
     for round_ in range(5):
         tree = tmp_path / f"tree {round_}"
         for folder in range(20):

@@ -1,4 +1,4 @@
-"""Layout word2vec: text of gensim, fastText and GloVe read as float32; anything else refused."""
+"""Layout word2vec: text of gensim, fastText and GloVe is read as float32; other text is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text(names: list[str], matrix: Array, *, header: bool = True, ending: str = 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["vectors.txt", "model.vec"])
 def test_vectors_saved_by_gensim_are_read(tmp_path: Path, name: str) -> None:
-    """A real model, written by the real library."""
+    """A model saved by gensim itself is read."""
     import gensim.models
 
     sentences = [["müsli", "milk", "tea"], ["milk", "tea", "bread"], ["bread", "müsli"]] * 20
@@ -45,7 +45,7 @@ def test_vectors_saved_by_gensim_are_read(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("ending", ["\n", "\r\n", " \n"])
 def test_headers_and_line_ends_may_differ(tmp_path: Path, header: bool, ending: str) -> None:
-    """GloVe writes no header, Windows carriage returns, fastText a space at the end; the last end may be missing."""
+    """Files without a header, with carriage returns, with trailing blanks or without a last line end are read."""
     made = model(items=30).named()
     names = made.item_ids.tolist()
     data = text(names, made.items, header=header, ending=ending)
@@ -57,7 +57,7 @@ def test_headers_and_line_ends_may_differ(tmp_path: Path, header: bool, ending: 
 
 
 def test_text_of_many_blocks_is_read(tmp_path: Path) -> None:
-    """Blocks of the agreed size and a shorter last one."""
+    """There are several blocks of the specified size and a shorter last one."""
     rows = block_rows(100) + 11
     matrix = np.random.default_rng(0).standard_normal((rows, 100)).astype(np.float32)
     (tmp_path / "m.vec").write_bytes(text([f"w{row}" for row in range(rows)], matrix))
@@ -78,7 +78,7 @@ words = st.text(
 def test_any_words_and_numbers_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[str, list[float]]
 ) -> None:
-    """Every float32 that Python prints comes back the same, with its word."""
+    """Every float32 that Python prints is read back exactly, with its word."""
     path = tmp_path_factory.mktemp("s") / "m.vec"
     matrix = np.array(list(rows.values()), np.float32)
     path.write_bytes(text(list(rows), matrix))
@@ -122,7 +122,7 @@ FORGED = {
 
 @pytest.mark.parametrize("forgery", FORGED)
 def test_other_text_is_refused(tmp_path: Path, forgery: str) -> None:
-    """Each is one line that names the file; nothing is skipped, padded or guessed."""
+    """Each message is one line that names the file; no row is skipped, padded or guessed."""
     (tmp_path / "m.vec").write_bytes(FORGED[forgery])
     with pytest.raises(SnapshotError, match=r"m\.vec") as refusal:
         read(tmp_path)
@@ -130,14 +130,14 @@ def test_other_text_is_refused(tmp_path: Path, forgery: str) -> None:
 
 
 def test_text_files_beside_another_layout_are_ignored(tmp_path: Path) -> None:
-    """A text file that does not begin as vectors do is no layout of its own."""
+    """A text file that does not start with vectors is not a layout of its own."""
     np.savez(tmp_path / "m.npz", items=np.ones((3, 2), np.float32), item_ids=np.arange(3))
     (tmp_path / "README.txt").write_text("trained on Monday\n")
     assert open_snapshot(tmp_path, CONFIG).layout == "npz"
 
 
 def test_two_text_files_are_refused(tmp_path: Path) -> None:
-    """Which of them is meant is not guessed."""
+    """Neither of them is chosen."""
     for name in ("a.vec", "b.vec"):
         (tmp_path / name).write_bytes(b"1 2\na 1 2\n")
     with pytest.raises(SnapshotError, match=r"a\.vec, b\.vec"):
@@ -145,7 +145,7 @@ def test_two_text_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """Another width."""
+    """A changed width is detected."""
     (tmp_path / "m.vec").write_bytes(b"1 2\na 1 2\n")
     items = open_snapshot(tmp_path, CONFIG).items
     (tmp_path / "m.vec").write_bytes(b"1 3\na 1 2 3\n")

@@ -1,7 +1,7 @@
-"""Kill a command with SIGKILL before each call that changes the disk, and tell what a reader finds afterwards.
+"""Kill a command with SIGKILL before each call that changes the disk, and report what a reader finds afterwards.
 
-Run as a program: ``crash_points.py publish|rollback|widen DIRECTORY [STEP]``. Prints one JSON object a crash, one
-before each STEP-th call, and before four times as many of those that move, switch and journal. The command runs in a
+Run as a program: ``crash_points.py publish|rollback|widen DIRECTORY [STEP]``. Prints one JSON object per crash, one
+before every STEP-th call, and four times as often around the switch. The command runs in a
 forked child, so that a crash costs milliseconds; with one thread, so that forking is safe.
 """
 
@@ -77,7 +77,7 @@ def act(scenario: str, directory: Path, root: Path) -> None:
 
 
 def forked(work: Callable[[], None]) -> int:
-    """Run work in a child; return its wait status."""
+    """Run work in a child; return the child's wait status."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -117,7 +117,7 @@ def crash(scenario: str, directory: Path, root: Path, point: int) -> bool:
 
 
 def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
-    """Return what stands in the store after a crash, for readers at once and after the next command.
+    """Return the state of the store after a crash, for readers at once and after the next command.
 
     With ``follow`` the next night is published as well.
     """
@@ -136,7 +136,7 @@ def examine(directory: Path, root: Path, *, follow: bool) -> dict[str, Any]:
 
 
 def main(scenario: str, directory: Path, step: int = 1) -> None:
-    """Crash at every ``step``-th point, and four times as often once more than staged files can be hurt."""
+    """Crash before every ``step``-th call, and four times as often around the move, the switch and the journal."""
     base = build(directory)
     work = directory / "work" / "S"
 
@@ -149,7 +149,7 @@ def main(scenario: str, directory: Path, step: int = 1) -> None:
     moved = next(place for place, name in enumerate(calls) if name in {"rename", "symlink"})
     tried = 0
     for point, name in enumerate(calls):
-        late = moved - 3 <= point < moved + 40  # moving into place, switching, journaling, taking out of sight
+        late = moved - 3 <= point < moved + 40  # moving into place, switching, journaling, hiding old versions
         if point % (max(step // 4, 1) if late else step):
             continue
         tried += 1

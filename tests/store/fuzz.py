@@ -1,7 +1,7 @@
 """A byte-mutation fuzzer for the store's own files: ``python fuzz.py KIND,… FILES SEED FOLDER`` prints JSON.
 
-Files of a small good store are damaged at random and read as readers, commands and the daemon read them. Only an answer
-and the project's own errors are allowed, within 10 seconds and 1 GiB; anything else is kept in FOLDER and counted.
+Files of a small valid store are damaged at random and read as readers, commands and the daemon read them. A result
+or one of the project's own errors must follow within 10 seconds and 1 GiB; anything else is kept in FOLDER and counted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ARRAYS = sorted(VERSION_FILES - {layout.INDEX})
 
 
 class Fuzz:
-    """A good store, and what is damaged and read of it."""
+    """A valid store, and a copy of it whose files are damaged and read."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -65,19 +65,19 @@ class Fuzz:
         self.damaged = self.root
 
     def damage(self, name: str) -> None:
-        """Put a mutant in a file's place."""
+        """Replace a file with a mutant."""
         self.damaged = self.root / name
         mutant = damaged((self.good / name).read_bytes(), self.chance)
         self.damaged.unlink(missing_ok=True)
         self.damaged.write_bytes(mutant)
 
     def restore(self) -> None:
-        """Put the good file back."""
+        """Restore the valid file."""
         self.damaged.unlink(missing_ok=True)
         shutil.copy2(self.good / self.damaged.relative_to(self.root), self.damaged)
 
     def manifest(self) -> None:
-        """Read a version whose manifest, or its hash, is damaged, as one of an earlier release half of the time."""
+        """Read a version whose manifest or hash is damaged, most of the time without a hash, as in earlier releases."""
         folder = self.root / "versions/000003"
         name = self.chance.choice([layout.MANIFEST, layout.MANIFEST, layout.MANIFEST_HASH])
         self.damage(f"versions/000003/{name}")
@@ -96,7 +96,7 @@ class Fuzz:
                 shutil.copy2(self.good / "versions/000003" / layout.MANIFEST_HASH, hashed)
 
     def journal(self) -> None:
-        """Read the journal, and judge the watched directory by it."""
+        """Read the journal, and use it to decide what is new in the watched directory."""
         self.damage(layout.JOURNAL)
         store = Store(self.root)
         damage = store.damage()
@@ -107,7 +107,7 @@ class Fuzz:
             raise damage[0]
 
     def npy(self) -> None:
-        """Map an array of a version whose sizes were found right a moment ago, and look things up in it."""
+        """Map an array that was damaged after the sizes were checked, and look up rows in it."""
         name = self.chance.choice(ARRAYS)
         with open_version(self.root) as version, np.errstate(all="ignore"):
             self.damage(f"versions/000003/{name}")
@@ -125,7 +125,7 @@ class Fuzz:
         Store(self.root).events()
 
     def index(self) -> None:
-        """Search by the command, which hashes the index before it maps it."""
+        """Search with the command, which hashes the index before it maps it."""
         self.damage("versions/000003/index.faiss")
         if (code := run(["search", "--item", "2000", "--store", str(self.root)])) == 5:
             raise EmbsyncError("refused")
@@ -150,7 +150,7 @@ KINDS = ("manifest", "journal", "npy", "index", "status")
 
 
 def fuzz(kind: str, files: int, seed: int, folder: Path) -> dict[str, object]:
-    """Read damaged files and return how each ended."""
+    """Read damaged files and return how each attempt ended."""
     warnings.simplefilter("ignore")
     made = Fuzz(folder, seed)
     work: Callable[[], None] = getattr(made, kind)

@@ -1,4 +1,4 @@
-"""The commit point: whatever happens before, at and after the rename of ``current``, the store is intact and usable."""
+"""The commit point: whatever fails before, at and after the rename of ``current``, the store is intact and usable."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def made() -> Iterator[Path]:
 
 @pytest.fixture
 def store(made: Path) -> Iterator[Path]:
-    """The same, to be broken."""
+    """A copy of the store, which may be damaged."""
     with quick_directory() as directory:
         shutil.copytree(made, directory, symlinks=True, dirs_exist_ok=True)
         yield directory / "S"
@@ -66,7 +66,7 @@ def _failing(
     after: bool = False,
     error: BaseException | None = None,
 ) -> list[str]:
-    """Make ``os.<name>`` fail, before or after it did its work, where its arguments satisfy ``when``."""
+    """Make ``os.<name>`` fail, before or after its work, for arguments that satisfy ``when``."""
     real: Callable[..., Any] = getattr(os, name)
     failed: list[str] = []
 
@@ -88,7 +88,7 @@ def _named(argument: object) -> str:
 
 
 def _goes_on(store: Path) -> None:
-    """Assert that the store is intact for readers at once, and after the next command without leftovers."""
+    """Assert that the store is intact for readers at once, and without leftovers after the next command."""
     number = assert_intact(store)
     numbers = Store(store).numbers()
     with Store(store).locked():
@@ -147,9 +147,9 @@ def test_any_error_around_the_switch_leaves_the_old_or_the_new_version(
     after: bool,
     error: BaseException | None,
 ) -> None:
-    """One, two or all calls of a kind fail, before or after they worked: the old version is served, or the new one."""
+    """If some or all calls of a kind fail, before or after their work, the old or the new version is served."""
     with monkeypatch.context() as patch:
-        if name in {"ftruncate", "fdatasync"}:  # reached only once a line could not be written
+        if name in {"ftruncate", "fdatasync"}:  # called only after a line could not be written
             _failing(patch, "fsync", lambda what: what.endswith("/journal.jsonl"), 1)
         _failing(
             patch,
@@ -158,7 +158,7 @@ def test_any_error_around_the_switch_leaves_the_old_or_the_new_version(
             times,
             after or name == "close",
             error if name != "close" else None,
-        )  # Linux closes in any case
+        )  # Linux closes the descriptor in any case
         try:
             published = _next(store)
         except (StoreError, KeyboardInterrupt, MemoryError):
@@ -170,7 +170,7 @@ def test_any_error_around_the_switch_leaves_the_old_or_the_new_version(
 
 
 def test_a_full_disk_prevents_both_journaling_and_reverting(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line and the switch back both fail: the new version stays current, the error says so, and it is journaled."""
+    """If neither the line nor the switch back can be written, the new version stays current, and is journaled later."""
     links: list[str] = []
     with monkeypatch.context() as patch:
         _failing(patch, "write", lambda what: "/journal.jsonl" in what)
@@ -198,14 +198,14 @@ def test_a_full_disk_prevents_both_journaling_and_reverting(store: Path, monkeyp
 
 
 def test_a_version_that_current_may_refer_to_is_never_removed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``current`` was switched back, but not durably: after a power cut it may name the new version, which is kept."""
+    """After a switch back that is not durable, ``current`` may name the new version again, which is kept."""
     with monkeypatch.context() as patch:
         _failing(patch, "fsync", lambda what: what == str(store))
         with pytest.raises(StoreError):
             _next(store)
         assert Store(store).current() == 2
         assert (store / "versions/000003/manifest.json").is_file()
-        with pytest.raises(StoreError), Store(store).locked():  # nor by who comes later, before the disk is sound
+        with pytest.raises(StoreError), Store(store).locked():  # nor by a later command, until the disk works
             pass
         assert (store / "versions/000003/manifest.json").is_file()
     _goes_on(store)
@@ -216,7 +216,7 @@ def test_a_version_that_current_may_refer_to_is_never_removed(store: Path, monke
 
 @pytest.mark.parametrize("number", STOPS)
 def test_a_signal_is_deferred_to_the_end_of_the_section(number: signal.Signals) -> None:
-    """However often it comes; then the handler that was there runs, once, and is there again."""
+    """Signals during the section call the previous handler once after it, and the handler is restored."""
     came: list[int] = []
     before = signal.signal(number, lambda number, _: came.append(number))
     ours = signal.getsignal(number)
@@ -232,18 +232,18 @@ def test_a_signal_is_deferred_to_the_end_of_the_section(number: signal.Signals) 
 
 
 def test_an_interrupt_is_raised_when_the_section_ends() -> None:
-    """With every handler back in its place, also when the section itself failed."""
+    """All handlers are restored, even if the section failed."""
     before = [signal.getsignal(number) for number in STOPS]
     with pytest.raises(KeyboardInterrupt):
         _interrupted(None)
     with pytest.raises(KeyboardInterrupt) as raised:
         _interrupted(OSError(5, "no"))
-    assert any(isinstance(error, OSError) for error in _chain(raised.value))  # others' finalizers may come between
+    assert any(isinstance(error, OSError) for error in _chain(raised.value))  # finalizers may add others to the chain
     assert [signal.getsignal(number) for number in STOPS] == before
 
 
 def test_no_deferred_signal_is_lost_if_one_raises() -> None:
-    """An interrupt is raised after all other signals were handled."""
+    """KeyboardInterrupt is raised after all other signals were handled."""
     came: list[int] = []
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS[1:]}
     try:
@@ -270,7 +270,7 @@ def _interrupted(error: Exception | None, *others: signal.Signals) -> None:
 
 
 def test_a_wake_up_descriptor_gets_each_signal_once() -> None:
-    """A daemon that counts signals by it never takes one SIGTERM for two."""
+    """A daemon that counts signals by the descriptor takes one SIGTERM for one."""
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     handler = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -289,7 +289,7 @@ def test_a_wake_up_descriptor_gets_each_signal_once() -> None:
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
-#: Runs a command once it is traced; Yama lets only its parent trace it unless it says otherwise.
+#: Runs a command once it is traced; Yama allows only its parent to trace it, unless the process permits others.
 _WHEN_TRACED = """
 import ctypes, runpy, sys
 PR_SET_PTRACER = 0x59616d61
@@ -301,9 +301,9 @@ if sys.stdin.readline() == "traced\\n":
 
 
 def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -> tuple[int, str]:
-    """Run a command with system calls injected; return its code and its errors. Skip where tracing is not allowed.
+    """Run a command with injected system calls; return its exit code and errors. Skip if tracing is not allowed.
 
-    It is traced from its first line on: until then Python makes many thousand calls.
+    Tracing begins just before the command, since Python makes many thousands of calls when it starts.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     words = [sys.executable, "-m", "support.script", _WHEN_TRACED, *command, "--store", str(store)]
@@ -327,7 +327,7 @@ def _traced(store: Path, inject: str, *command: str, path: Path | None = None) -
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("when", [1, 2, 3])
 def test_an_interrupted_command_leaves_an_intact_store(store: Path, sent: str, when: int) -> None:
-    """The signal comes with each rename of a publish: the command ends by it, and the store is old or new."""
+    """A signal at any rename of a publish ends the command, and leaves the old or the new version current."""
     code, errors = _traced(store, f"rename:signal={sent}:when={when}", "sync", str(store.parent / "n2"))
     assert code in {130, -signal.SIGTERM, 143}, errors
     assert Store(store).current() in {2, 3}
@@ -340,7 +340,7 @@ def test_an_interrupted_command_leaves_an_intact_store(store: Path, sent: str, w
 @needs_strace
 @pytest.mark.parametrize(("call", "error"), [("write", "ENOSPC"), ("write", "EIO"), ("fsync", "EIO")])
 def test_a_publish_that_could_not_be_journaled_is_retried(store: Path, call: str, error: str) -> None:
-    """Exit 5 and the store as before; the same command again publishes the night, once."""
+    """The exit code is 5, and the store is unchanged; the same command again publishes the night once."""
     before = snapshot_of(store)
     path = store / "journal.jsonl"
     code, errors = _traced(store, f"{call}:error={error}:when=1", "sync", str(store.parent / "n2"), path=path)
@@ -356,7 +356,7 @@ def test_a_publish_that_could_not_be_journaled_is_retried(store: Path, call: str
 def test_a_line_is_written_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str], new: bool
 ) -> None:
-    """Each call fails, first and every time: after an error the file is as it was, without one the line is in it."""
+    """However often a call fails, the file is unchanged after an error, and contains the line otherwise."""
     path = tmp_path / "lines"
     if not new:
         append_line(path, b"one")
@@ -378,7 +378,7 @@ def test_a_line_is_written_completely_or_not_at_all(
 
 @pytest.mark.parametrize("most", [1, 3, 7])
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """A write may take a part of what it is given, and be interrupted in between."""
+    """A write may be partial."""
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:most]))
     append_line(tmp_path / "lines", b"a line of some length")
@@ -388,7 +388,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_write_that_did_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write reports success but did not write: neither a line nor a file counts as written."""
+    """If a write reports success but wrote nothing, it is an error for a line and for a file."""
     append_line(tmp_path / "lines", b"one")
     durable.replace_file(tmp_path / "file", b"old")
     monkeypatch.setattr(os, "write", lambda _, data: len(data))
@@ -401,7 +401,7 @@ def test_a_write_that_did_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_line_that_cannot_be_reverted_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be durable or gone: the error says both."""
+    """The error says that the line may be durable or not."""
     append_line(tmp_path / "lines", b"one")
     _failing(monkeypatch, "fsync", lambda what: what.endswith("/lines"))
     _failing(monkeypatch, "ftruncate", lambda _: True)
@@ -409,12 +409,12 @@ def test_a_line_that_cannot_be_reverted_is_reported(tmp_path: Path, monkeypatch:
         append_line(tmp_path / "lines", b"two")
 
 
-# versions moved into place and never switched to
+# versions that were moved into place, but never became current
 
 
 @pytest.fixture
 def orphan(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The store after a publisher died between moving version 3 into place and switching to it."""
+    """A store whose publisher died between moving version 3 into place and making it current."""
     child = os.fork()
     if child == 0:
         monkeypatch.setattr(Store, "_point_to", lambda *_: os._exit(0))
@@ -426,7 +426,7 @@ def orphan(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_unpublished_version_is_neither_listed_nor_opened(orphan: Path) -> None:
-    """Not by any reader, even before the clean-up."""
+    """No reader sees it, even before it is removed."""
     store = Store(orphan)
     assert store.numbers() == [1, 2]
     with embsync.open(orphan) as reader:
@@ -438,7 +438,7 @@ def test_an_unpublished_version_is_neither_listed_nor_opened(orphan: Path) -> No
 
 
 def test_an_unpublished_version_is_no_target_of_rollback_and_prunes_nothing(orphan: Path) -> None:
-    """The first command that takes the lock removes it; its number is free again, and it is not journaled."""
+    """The next command that takes the lock removes it; its number is free, and it is not journaled."""
     with pytest.raises(NotFoundError, match="no version 3"):
         Store(orphan).rollback(3)
     with Store(orphan).locked():
@@ -448,7 +448,7 @@ def test_an_unpublished_version_is_no_target_of_rollback_and_prunes_nothing(orph
 
 
 def test_a_published_version_is_kept_even_if_its_journal_line_is_lost(store: Path) -> None:
-    """A lost journal, a damaged line, a mark that a crash left: nothing healthy is taken for an orphan."""
+    """Without a journal, or with a mark left by a crash, no published version is removed."""
     before = snapshot_of(store / "versions")
     (store / "journal.jsonl").write_text("")
     Store(store).rollback(1)
@@ -461,7 +461,7 @@ def test_a_published_version_is_kept_even_if_its_journal_line_is_lost(store: Pat
 
 
 def test_nothing_is_removed_while_current_is_broken(orphan: Path) -> None:
-    """With a damaged ``current`` an orphan may be the version that was meant: it waits."""
+    """An unpublished version is kept, since a damaged ``current`` may have named it."""
     (orphan / "current").unlink()
     (orphan / "current").symlink_to("nowhere")
     with Store(orphan).locked():
@@ -472,7 +472,7 @@ def test_nothing_is_removed_while_current_is_broken(orphan: Path) -> None:
 
 
 def test_a_first_version_that_was_never_switched_to_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store without ``current`` whose only version is an orphan is an empty store."""
+    """A store without ``current`` and with one unpublished version is treated as empty."""
     with quick_directory() as directory:
         path = write_npy(directory / "n0", night(0, **SIZES))
         child = os.fork()
@@ -486,7 +486,7 @@ def test_a_first_version_that_was_never_switched_to_is_removed(monkeypatch: pyte
 
 
 def test_a_widened_version_is_journaled_once_as_widened(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether its publisher lived to write the line, or the next command wrote it for him."""
+    """It is also journaled once if the next command writes the line of a publisher that died."""
     assert widen(Store(store), 6, configured()).version == 3
     with Store(store).locked():
         pass
@@ -507,7 +507,7 @@ def test_a_widened_version_is_journaled_once_as_widened(store: Path, monkeypatch
 
 
 def test_a_switch_just_before_a_crash_is_journaled_afterwards(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the line it carries along: with the path and stamp by which the snapshot counts as handled, once."""
+    """The next command writes the publisher's line, with the path and the stamp that mark the snapshot as handled."""
     path = write_npy(store.parent / "after", night(2, **SIZES))
     child = os.fork()
     if child == 0:
@@ -528,7 +528,7 @@ def test_a_switch_just_before_a_crash_is_journaled_afterwards(store: Path, monke
     _goes_on(store)
 
 
-# a current that leads nowhere
+# a current that names no version
 
 
 def _dangling(store: Path) -> None:
@@ -573,11 +573,11 @@ COMMANDS = [
 def test_every_command_explains_a_broken_current_and_its_repair(
     store: Path, capfd: pytest.CaptureFixture[str], broken: Callable[[Path], None], command: list[str]
 ) -> None:
-    """Exit 5 (6 for a version that is not there) and one line whose command, as it is printed, mends the store."""
+    """The exit code is 5, or 6 for a missing version, and the printed command repairs the store."""
     broken(store)
     arguments = [str(store.parent / "n2") if word == "SNAPSHOT" else word for word in command]
     code = run([*arguments, "--store", str(store)])
-    if command == ["rollback"] and code == 0:  # it mends by itself
+    if command == ["rollback"] and code == 0:  # rollback repairs it itself
         assert assert_intact(store) in {1, 2}
         return
     if command == ["rollback", "9"]:
@@ -596,7 +596,7 @@ def test_every_command_explains_a_broken_current_and_its_repair(
 
 
 def test_with_no_version_left_the_hint_starts_a_new_space(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The link is removed, and the next snapshot begins a new space under the next number."""
+    """The hint removes the link, and the next snapshot begins a new space with the next number."""
     for path in (store / "versions").iterdir():
         shutil.rmtree(path)
     assert run(["status", "--store", str(store)]) == 5
@@ -608,7 +608,7 @@ def test_with_no_version_left_the_hint_starts_a_new_space(store: Path, capfd: py
 
 
 def test_a_new_space_is_offered_from_an_existing_snapshot(store: Path) -> None:
-    """The newest that was published and still exists; if none does, the history shows what was published."""
+    """The hint names the newest published snapshot that still exists, or ``history`` if none does."""
     everything = set(Store(store).numbers())
     (store / "journal.jsonl").unlink()
     for name in ("first", "second"):
@@ -621,7 +621,7 @@ def test_a_new_space_is_offered_from_an_existing_snapshot(store: Path) -> None:
 
 
 def test_hold_works_while_current_is_broken(store: Path) -> None:
-    """What an operator does first in trouble does not depend on what is in trouble."""
+    """``hold`` and ``resume`` do not read ``current``."""
     _dangling(store)
     assert run(["hold", "--store", str(store)]) == 0
     assert run(["resume", "--store", str(store)]) == 0
@@ -634,10 +634,10 @@ def test_hold_works_while_current_is_broken(store: Path) -> None:
 
 
 def test_an_unjournaled_rollback_is_reported_by_the_next_command(store: Path) -> None:
-    """The last move in the journal is to the current version, including one by hand."""
+    """The next command journals a change of ``current`` that was made by hand, and marks it as recovered."""
     (store / "current").unlink()
     (store / "current").symlink_to("versions/000001")
-    for _ in range(2):  # once, however often the lock is taken
+    for _ in range(2):  # journaled once, however often the lock is taken
         with Store(store).locked():
             pass
     moves = [event for event in Store(store).journal.events() if event.event == "rolled_back"]

@@ -1,4 +1,4 @@
-"""Damaged files of a store's own: an answer or one of the project's errors, nothing else, in time and in memory."""
+"""Damaged files of the store: reading gives a result or one of the project's errors, with bounded time and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEED = 20261125
 
 
 def judge(kinds: str, files: int) -> str:
-    """Fuzz kinds of files in a process of its own and assert that nothing but answers and refusals happened."""
+    """Fuzz kinds of files in a separate process; assert that only results and the project's errors occurred."""
     with quick_directory() as folder:
         done = subprocess.run(
             [sys.executable, str(SCRIPT), kinds, str(files), str(SEED), str(folder)],
@@ -32,12 +32,12 @@ def judge(kinds: str, files: int) -> str:
         assert counts.get("failed", 0) == 0
         assert counts["slowest_seconds"] <= 10
         assert counts["peak_mib"] < 1024
-        assert counts["refused"] > files / 5  # the damage is real
+        assert counts["refused"] > files / 5  # the damage has an effect
     return done.stdout
 
 
 def test_some_damaged_files_are_answered_or_refused() -> None:
-    """Twenty mutants of each kind."""
+    """Tested with twenty mutants of each kind."""
     judge(",".join(KINDS), 20)
 
 
@@ -45,7 +45,7 @@ def test_some_damaged_files_are_answered_or_refused() -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_damaged_files_are_answered_or_refused(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ten thousand mutants of a kind; prints the counts."""
+    """Tested with ten thousand mutants of a kind; the counts are printed."""
     counts = judge(kind, 10_000)
     with capsys.disabled():
         print(f"\n{counts}")

@@ -1,4 +1,4 @@
-"""``hold`` counts in the moment of publishing, however long before the work was begun."""
+"""``hold`` is checked at the moment of publishing, however long before that the work began."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {"items": 60, "users": 50, "width": 4}
 @pytest.mark.parametrize("stage", ["reading", "writing", "indexing", "publishing"])
 @pytest.mark.parametrize("how", ["the command", "a file that says nothing"])
 def test_a_hold_during_a_run_prevents_the_publish(stage: str, how: str) -> None:
-    """At each stage of the work; resumed, the same snapshot is published."""
+    """It holds at each stage; after ``resume``, the same snapshot is published."""
     with quick_directory() as directory:
         root = directory / "S"
         sync(root, night(0, **SIZES), "n0")

@@ -1,4 +1,4 @@
-"""Locks between real processes: named, waited for, and freed by the kernel however their holder dies."""
+"""Locks between real processes: the holder is named, waiting works, and the kernel releases a dead holder's lock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with exclusive(Path(sys.argv[1]), 5.0, "the store"):
 
 
 def test_the_error_of_a_held_lock_names_its_holder(tmp_path: Path) -> None:
-    """After the wait, not before: busy, transient, exit 5, with the other process's number."""
+    """After the wait, the error is transient with exit code 5, and has the process id of the holder."""
     lock = tmp_path / "lock"
     with running(HOLD, lock) as holder:
         assert next_line(holder) == "held"
@@ -42,7 +42,7 @@ def test_the_error_of_a_held_lock_names_its_holder(tmp_path: Path) -> None:
 
 
 def test_a_killed_holder_releases_its_lock(tmp_path: Path) -> None:
-    """SIGKILL, and the next one has it at once."""
+    """After SIGKILL, the lock can be acquired at once."""
     lock = tmp_path / "lock"
     with running(HOLD, lock) as holder:
         assert next_line(holder) == "held"
@@ -55,7 +55,7 @@ def test_a_killed_holder_releases_its_lock(tmp_path: Path) -> None:
 
 
 def test_a_lock_released_in_time_is_acquired(tmp_path: Path) -> None:
-    """Waiting succeeds as soon as the holder is done."""
+    """The lock is acquired as soon as its holder releases it."""
     lock = tmp_path / "lock"
     with running(HOLD, lock) as holder:
         assert next_line(holder) == "held"
@@ -68,13 +68,13 @@ def test_a_lock_released_in_time_is_acquired(tmp_path: Path) -> None:
 
 
 def test_checking_a_lock_creates_no_file(tmp_path: Path) -> None:
-    """A store that was never locked is not held."""
+    """A lock without a file is not held."""
     assert not is_held(tmp_path / "lock")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_is_never_opened_through_a_link(tmp_path: Path) -> None:
-    """A link in its place is an error, not a file made elsewhere."""
+    """A link in place of the lock file is an error, and no file is created at its target."""
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError), exclusive(tmp_path / "lock", 0.0, "the store"):
         pytest.fail("locked a link")

@@ -1,4 +1,4 @@
-"""The real store against a model in memory, through any sequence of commands and readers."""
+"""The real store compared with a model in memory, for any sequence of commands and readers."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ KEEP, CARRY, WIDTH = 3, 2, 4
 WIDEST = 7
 SIDES = ("items", "users")
 CONFIG = configured(store__keep_versions=KEEP, store__carry_forward_versions=CARRY)
-#: Every model is this one, retrained: no ids come and go but those a rule takes away.
+#: Every model is a retraining of this one; only ids that a rule removes are absent.
 UNIVERSE = {"items": 48, "users": 40, "width": WIDTH, "churn": 0.0}
 
 
 @dataclass
 class Row:
-    """What the model knows of an id: when it was last live, and its vector as it was published then."""
+    """A row of the model: the version that last had its id live, and the vector of that version."""
 
     last_seen: int
     vector: bytes
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass
 class Modelled:
-    """A version as it must be."""
+    """The expected state of a version."""
 
     parent: int | None
     space: int
@@ -60,7 +60,7 @@ class Modelled:
     rows: dict[str, dict[int, Row]] = field(default_factory=dict)
 
     def age(self, row: Row) -> int:
-        """Return the steps of the lineage since a row was live."""
+        """Return the number of lineage steps since a row was live."""
         return len(self.lineage) - 1 - self.lineage.index(row.last_seen)
 
 
@@ -83,11 +83,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.space_ids: dict[int, str] = {}
         self.raw: dict[int, Night] = {}
         self.holding = False
-        #: Pins of versions of a store that was replaced by a copy.
+        #: Pins of versions in a store that was since replaced by a copy.
         self.elsewhere: set[int] = set()
 
     def teardown(self) -> None:
-        """Let go of the readers and the directory."""
+        """Close the readers and remove the directory."""
         for version, _ in self.pins.values():
             version.close()
         self.resources.close()
@@ -101,18 +101,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 99), absent=st.sampled_from((0.0, 0.1, 0.25)))
     def sync(self, seed: int, absent: float) -> None:
-        """Publish a healthy retraining, some ids absent."""
+        """Publish a healthy retraining with some ids absent."""
         self._publish(self._made(seed, absent))
 
     @rule(seed=st.integers(0, 99))
     def new_space(self, seed: int) -> None:
-        """Begin a new space."""
+        """Start a new space."""
         self._publish(self._made(seed, 0.1), new_space=True)
 
     @precondition(lambda self: len(self._now.rows["items"]) > 2 * WIDTH)
     @rule(seed=st.integers(0, 99))
     def sync_refused(self, seed: int) -> None:
-        """Offer shuffled ids: refused, journaled, and nothing else changed."""
+        """Publish shuffled ids: they are refused and journaled, and nothing else changes."""
         made = self._made(seed, 0.0)
         assert made.user_ids is not None
         user_ids = np.random.default_rng(seed + 1).permutation(made.user_ids)
@@ -126,7 +126,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(row=st.integers(0, 20))
     def sync_ill_formed(self, row: int) -> None:
-        """Offer NaN: an error, and not a byte changed."""
+        """Publish NaN: an error, and no byte changes."""
         made = self._made(1, 0.0)
         made.items[row, 2] = np.nan
         before = snapshot_of(self.root)
@@ -136,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def rollback(self, data: st.DataObject) -> None:
-        """Move ``current`` to any version there is."""
+        """Make any existing version current."""
         target = data.draw(st.sampled_from(sorted(self.versions)))
         assert self.store.rollback(target) == (self.current, target)
         self.current = target
@@ -154,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._now.dimension < WIDEST)
     @rule(more=st.integers(1, 2))
     def widen(self, more: int) -> None:
-        """Pad the space with zeros; every id stays what it is."""
+        """Pad the space with zeros; ids and ages are unchanged."""
         now = self._now
         dimension = min(now.dimension + more, WIDEST)
         manifest = widen(self.store, dimension, CONFIG)
@@ -169,7 +169,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def widen_to_no_more(self) -> None:
-        """A space is never made narrower."""
+        """Widen to the current width: an error, and no byte changes."""
         before = snapshot_of(self.root)
         with pytest.raises(UsageError, match="not narrower"):
             widen(self.store, self._now.dimension, CONFIG)
@@ -177,7 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 99), place=st.integers(0, 60), number=st.sampled_from(STOPS))
     def crash(self, seed: int, place: int, number: signal.Signals) -> None:
-        """Publish, and be killed, interrupted or ended at some call: the old version is current, or the new one."""
+        """Publish, and get a signal at some call: the old or the new version is current."""
         path = write_npy(self._place(), made := self._made(seed, 0.0))
         struck = forked(
             lambda: _struck(place, number, lambda: publish_snapshot(Store(self.root), Request(path), CONFIG))
@@ -193,7 +193,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 99), number=st.sampled_from(STOPS), data=st.data())
     def crash_rollback(self, seed: int, number: signal.Signals, data: st.DataObject) -> None:
-        """Go back, and be killed, interrupted or ended at some call."""
+        """Roll back, and get a signal at some call: the old or the target version is current."""
         target = data.draw(st.sampled_from(sorted(self.versions)))
         forked(lambda: _struck(seed % 12, number, lambda: Store(self.root).rollback(target)))
         found = self.store.current()
@@ -204,13 +204,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def hold_or_resume(self, on: bool) -> None:
-        """The hold is as last set; commands by hand still work."""
+        """Set or clear the hold, which does not affect commands by hand."""
         assert (hold if on else resume)(self.store) is (self.holding != on)
         self.holding = on
 
     @rule()
     def move(self) -> None:
-        """Move the store while readers have it open: everything continues in the new place."""
+        """Move the store while readers have it open; everything continues at the new path."""
         self.count += 1
         there = self.inbox.parent / f"S{self.count}"
         self.root.rename(there)
@@ -218,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def restore(self) -> None:
-        """Put a copy in the store's place beneath its readers, as from a backup: what is open stays what it was."""
+        """Replace the store by a copy, as from a backup; open versions are unchanged."""
         copy, aside = self.inbox.parent / "copy", self.inbox.parent / f"aside{self.count}"
         shutil.copytree(self.root, copy, symlinks=True)
         self.root.rename(aside)
@@ -230,7 +230,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def pin(self, data: st.DataObject) -> None:
-        """Open a version and hold it."""
+        """Open a version and keep it open."""
         number = data.draw(st.sampled_from(sorted(self.versions)))
         version = open_version(self.root, number)
         self.pins[len(self.pins) + 1000 * self.count] = (version, version.items.vectors.tobytes())
@@ -239,15 +239,15 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
     def unpin(self, data: st.DataObject) -> None:
-        """Let go of one."""
+        """Close one of the open versions."""
         version, _ = self.pins.pop(data.draw(st.sampled_from(sorted(self.pins))))
         version.close()
 
-    # what must hold after every step
+    # invariants after every step
 
     @invariant()
     def the_store_is_the_model(self) -> None:
-        """Numbers, current, ids, ages, vectors, lineage with its times; no leftovers."""
+        """The store has the model's numbers, current version, ids, ages, vectors and lineage, and no leftovers."""
         if not self.versions:
             return
         assert self.store.current() == self.current
@@ -260,10 +260,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def held_versions_stay(self) -> None:
-        """A pinned version has the bytes it had, whatever was published and pruned since."""
+        """A pinned version has the same bytes, whatever was published and pruned since."""
         for version, data in self.pins.values():
             assert version.items.vectors.tobytes() == data
-            if identity(version.path) == version.identity:  # else the store was moved or replaced beneath it
+            if identity(version.path) == version.identity:  # otherwise the store was moved or replaced
                 assert (version.path / "manifest.json").read_bytes() == version.manifest_bytes
 
     def _compare(self, version: Version) -> None:
@@ -289,7 +289,7 @@ class StoreMachine(RuleBasedStateMachine):
             int((~version.items.live).sum()),
         )
 
-    # the model's side
+    # the model
 
     @property
     def _now(self) -> Modelled:
@@ -353,7 +353,7 @@ class StoreMachine(RuleBasedStateMachine):
         return {version.number for key, (version, _) in self.pins.items() if key not in self.elsewhere}
 
     def _prune_leftovers(self) -> None:
-        """Do what a publisher that was struck after the switch did not come to, as the next one would."""
+        """Prune as the next publisher would after one that was killed after the switch."""
         self.store.prune(KEEP)
 
     def _forget(self, numbers: list[int]) -> None:
@@ -369,7 +369,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def _struck(place: int, number: signal.Signals, act: Callable[[], object]) -> None:
-    """Run something, and send this process a signal at a call that changes the disk."""
+    """Run ``act``, and send this process a signal at a call that changes the disk."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def at(found: int, _: str, over: bool) -> None:
@@ -398,6 +398,6 @@ TestStore.settings = settings(max_examples=6, stateful_step_count=10)
 
 @pytest.mark.torture
 class TestStoreForLong(StoreMachine.TestCase):
-    """The same machine for as long as it takes to trust it."""
+    """The same machine with more examples and steps."""
 
     settings = settings(max_examples=300, stateful_step_count=60, derandomize=False)

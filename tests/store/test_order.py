@@ -1,4 +1,4 @@
-"""The order in which a store is written: what a power cut at any moment must find on the disk was synced before."""
+"""The order of writes: what must be on the disk after a power cut at any moment was synced before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG = configured(store__keep_versions=2)
 
 
 class Recorder:
-    """What was done to names and files, in order: pairs of a call and a path, for a rename the one it led to."""
+    """Calls on names and files, in order: pairs of a call and a path, the target for a rename."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -40,7 +40,7 @@ class Recorder:
         def call(*arguments: Any, **options: Any) -> Any:
             at = arguments[1] if name in {"rename", "replace", "symlink"} else arguments[0]
             path = str(Path(f"/proc/self/fd/{at}").readlink()) if isinstance(at, int) else os.fspath(at)
-            if options.get("dir_fd") is not None:  # as shutil.rmtree removes
+            if options.get("dir_fd") is not None:  # as called by shutil.rmtree
                 folder = Path(f"/proc/self/fd/{options['dir_fd']}").readlink()
                 path = f"{folder}/{path}"
             done = real(*arguments, **options)
@@ -51,14 +51,14 @@ class Recorder:
         return call
 
     def place(self, call: str, path: Path | str, after: int = -1) -> int:
-        """Return when something was done, the first time after a moment."""
+        """Return the position of the first such call after a position."""
         wanted = (call, str(path))
         found = next((place for place, seen in enumerate(self.calls) if place > after and seen == wanted), None)
         assert found is not None, f"never: {call} {path}"
         return found
 
     def last(self, call: str, path: Path | str, before: int) -> int:
-        """Return when something was done, the last time before a moment."""
+        """Return the position of the last such call before a position."""
         wanted = (call, str(path))
         found = [place for place, seen in enumerate(self.calls) if place < before and seen == wanted]
         assert found, f"never before: {call} {path}"
@@ -86,7 +86,7 @@ PUBLISHES: dict[str, Callable[[Path], object]] = {
 def test_everything_of_a_version_is_synced_before_it_is_moved(
     root: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Each file the manifest names, the manifest, each directory after its last file; then the move, then the link."""
+    """Files and manifest are synced, then each directory; then the version is moved, and then the link switched."""
     seen = Recorder(monkeypatch)
     PUBLISHES[how](root)
     monkeypatch.undo()
@@ -112,7 +112,7 @@ def test_everything_of_a_version_is_synced_before_it_is_moved(
 
 
 def test_a_pruned_version_is_durably_hidden_before_it_is_deleted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deletion comes after ``current`` is on disk, the version's name is removed, and the journal has it."""
+    """``current`` is synced, the version renamed and journaled, and only then deleted."""
     sync(root, night(2, **SIZES), "n2", configured())
     with Store(root).locked():
         seen = Recorder(monkeypatch)
@@ -142,7 +142,7 @@ def test_a_pruned_version_is_durably_hidden_before_it_is_deleted(root: Path, mon
 def test_a_small_file_is_synced_before_and_after_its_rename(
     root: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object], name: str
 ) -> None:
-    """Its contents before its name, its name before it is reported."""
+    """The contents are synced before the rename, and the directory after it."""
     seen = Recorder(monkeypatch)
     work(root)
     replaced = seen.place("replace", root / name)
@@ -154,7 +154,7 @@ def test_a_small_file_is_synced_before_and_after_its_rename(
 def test_a_rollback_and_a_resume_are_synced_before_they_are_journaled(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link, or that the hold is gone, and then the line."""
+    """The change of ``current``, or the removal of the hold, is synced before the journal's line."""
     hold(Store(root))
     seen = Recorder(monkeypatch)
     Store(root).rollback(1)
@@ -166,7 +166,7 @@ def test_a_rollback_and_a_resume_are_synced_before_they_are_journaled(
 
 
 def test_a_new_store_is_durable_with_its_parent_directories(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each directory is synced in its parent, and the first line with the journal's name."""
+    """Each new directory is synced in its parent, and so is the journal's name."""
     with quick_directory() as directory:
         path = write_npy(directory / "n0", night(0, **SIZES))
         root = directory / "a/b/S"
@@ -179,13 +179,13 @@ def test_a_new_store_is_durable_with_its_parent_directories(monkeypatch: pytest.
         seen.place("fsync", root, journal)
 
 
-# what reads back
+# reading back
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 9), (0, 9)])
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, "S5"])
 def test_exchanged_rows_are_detected_when_read_back(tmp_path: Path, first: int, second: int, dtype: Any) -> None:
-    """The bytes are all there, and the file is wrong: it is not sealed."""
+    """A file with all bytes but two exchanged rows is not sealed."""
     array = np.arange(10 * (1 if dtype == "S5" else 2)).astype(dtype).reshape(10, -1)
     file = ArrayFile(tmp_path / "a.npy", array.shape, np.dtype(dtype))
     swapped = np.arange(10)
@@ -200,14 +200,14 @@ def test_exchanged_rows_are_detected_when_read_back(tmp_path: Path, first: int, 
         wrong.seal(tmp_path)
 
 
-# sweeping
+# the removal of leftovers
 
 
 @pytest.mark.parametrize("moment", ["open", "flock"])
 def test_a_sweep_never_removes_what_its_owner_still_uses(
     root: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Whether it comes right after a directory was made, or right before it is locked: the maker makes another."""
+    """If a sweep removes a directory before its maker has locked it, the maker creates another."""
     versions = root / "versions"
     owner = os if moment == "open" else fcntl
     real = getattr(owner, moment)
@@ -230,7 +230,7 @@ def test_a_sweep_never_removes_what_its_owner_still_uses(
 
 
 def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other processes cannot lock, and so cannot use, what is being removed."""
+    """Other processes cannot lock, and therefore not use, what is being removed."""
     left = root / "versions/.staging-1-0123abcd"
     left.mkdir()
     locked: list[bool] = []
@@ -257,7 +257,7 @@ def test_a_sweep_holds_the_lock_while_it_removes(root: Path, monkeypatch: pytest
 def test_a_hold_during_work_prevents_the_publish(
     root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
-    """It is read under the lock, at the moment of publishing; whatever the file contains, the hold is in force."""
+    """It is read under the lock, at the moment of publishing; any content of the file is a hold."""
 
     def late(stage: str, _: float) -> None:
         if stage == "publishing" and not (root / "hold").exists():

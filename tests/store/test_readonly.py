@@ -1,4 +1,4 @@
-"""Readers that cannot write, and readers beneath whom the store is replaced."""
+"""Readers on a read-only mount, and readers of a store that is replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = {"items": 60, "users": 50, "width": 4}
 
 @pytest.fixture
 def read_only() -> Iterator[Path]:
-    """A store on a mount that cannot be written to."""
+    """A store on a read-only mount."""
     with quick_directory() as directory:
         for number in range(2):
             sync(directory / "store/S", night(number, **SIZES), f"n{number}")
@@ -39,7 +39,7 @@ def read_only() -> Iterator[Path]:
 
 
 def test_readers_work_on_a_read_only_mount(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They open, search and look up; commands that only read do as well, and those that write are exit 5 and a line."""
+    """Readers open, search and look up; commands that only read work, and those that write exit with 5 and one line."""
     assert assert_intact(read_only) == 2
     for command in (["status"], ["history"], ["show"], ["verify"]):
         assert run([*command, "--store", str(read_only)]) == 0, command
@@ -50,7 +50,7 @@ def test_readers_work_on_a_read_only_mount(read_only: Path, capsys: pytest.Captu
 
 
 def test_a_backup_restored_in_place_is_read_next() -> None:
-    """An open version stays intact; the next check finds the backup, though its number is lower."""
+    """An open version stays intact; the next refresh finds the backup, even though its number is lower."""
     with quick_directory() as directory:
         root = directory / "S"
         sync(root, night(0, **SIZES), "n0")

@@ -1,4 +1,4 @@
-"""Which id stands in which row, against a dictionary."""
+"""The assignment of ids to rows, compared with a dictionary."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ nights = st.lists(st.lists(st.integers(0, 14), unique=True, min_size=1).filter(b
 def test_rows_agree_with_a_dictionary_over_many_nights(
     live_each_night: list[list[int]], carry: int, named: bool
 ) -> None:
-    """Ids ascend, live ones are exactly the snapshot's, absent ones stay for ``carry`` steps and are then forgotten.
+    """Ids ascend, live ones are those of the snapshot, and absent ones are carried for ``carry`` steps, then dropped.
 
-    Version numbers have gaps, as after rollbacks: what counts is steps of the lineage.
+    Version numbers have gaps, as after rollbacks, since only steps of the lineage count.
     """
     parent: ParentRows | None = None
-    model: dict[bytes | int, int] = {}  # id -> last version that had it live
+    model: dict[bytes | int, int] = {}  # id -> last version in which it was live
     lineage: list[int] = []
     for step, numbers in enumerate(live_each_night):
         version = 1 + step * 3
@@ -67,7 +67,7 @@ def test_rows_agree_with_a_dictionary_over_many_nights(
 
 
 def test_the_order_of_ids_in_the_snapshot_does_not_matter() -> None:
-    """The same ids in any order are laid out the same."""
+    """The same ids in any order get the same rows."""
     ids = np.array([5, 1, 9, 3])
     parent = ParentRows(np.array([1, 2, 9]), np.array([4, 3, 4]), np.array([3, 4]))
     one, other = plan(ids, parent, 5), plan(ids[::-1], parent, 5)
@@ -78,12 +78,12 @@ def test_the_order_of_ids_in_the_snapshot_does_not_matter() -> None:
 
 @pytest.mark.parametrize("seen", [2, 9])
 def test_a_version_outside_the_lineage_is_older_than_all_of_it(seen: int) -> None:
-    """Of a branch that was rolled back: its age is beyond every step."""
+    """The age of a version from a branch that was rolled back exceeds every step."""
     assert ages(np.array([seen]), np.array([1, 4, 6])).tolist() == [3]
 
 
 def test_planning_needs_few_bytes_for_each_row() -> None:
-    """Row numbers are narrowed as they are made: with both copies of the ids, 49 bytes a row at most."""
+    """Row numbers have a narrow type, so that planning takes at most 52 bytes per row."""
     before = np.arange(400_000)
     now = np.where(before % 100 == 99, before + len(before), before)
     parent = ParentRows(before, np.ones(len(before), np.int64), np.array([1]))

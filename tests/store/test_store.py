@@ -1,4 +1,4 @@
-"""Rollback, prune and sweep, with readers in processes of their own."""
+"""Rollback, pruning and sweeps, with readers in other processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _prune(root: Path, keep: int) -> tuple[list[int], list[int]]:
 
 
 def test_prune_keeps_the_newest_and_the_current_version(root: Path) -> None:
-    """The highest numbers, and the current version whatever its number; the journal has what was removed."""
+    """These are the highest numbers and the current version; the journal records what was removed."""
     Store(root).rollback(1)
     assert _prune(root, 2) == ([2], [])
     assert Store(root).numbers() == [1, 3, 4]
@@ -61,7 +61,7 @@ def test_prune_keeps_the_newest_and_the_current_version(root: Path) -> None:
 
 
 def test_a_version_in_use_by_another_process_is_not_deleted(root: Path) -> None:
-    """It stays intact while it is pinned; a reader killed with SIGKILL no longer pins it."""
+    """It stays intact while it is pinned; a reader that was killed by SIGKILL no longer pins it."""
     with running(PIN, root, 2) as reader:
         assert next_line(reader) == "pinned"
         assert _prune(root, 1) == ([1, 3], [2])
@@ -73,7 +73,7 @@ def test_a_version_in_use_by_another_process_is_not_deleted(root: Path) -> None:
 
 
 def test_a_closed_reader_releases_its_version(root: Path) -> None:
-    """Closing frees the version; what was mapped stays readable even after its files are gone."""
+    """Mapped arrays remain readable even after their files were deleted."""
     with open_version(root, 1) as version:
         vectors = version.items.vectors
         total = vectors.sum()
@@ -83,7 +83,7 @@ def test_a_closed_reader_releases_its_version(root: Path) -> None:
 
 
 def test_rollback_goes_to_the_parent_or_the_given_version(root: Path) -> None:
-    """Along the lineage, not down the numbers; anything else stays as it is."""
+    """Rollback follows the lineage, not the numbers; other files are unchanged."""
     store = Store(root)
     before = snapshot_of(root / "versions")
     assert store.rollback(None) == (4, 3)
@@ -97,7 +97,7 @@ def test_rollback_goes_to_the_parent_or_the_given_version(root: Path) -> None:
 
 
 def test_rollback_to_a_missing_version_is_refused(root: Path) -> None:
-    """No version before the first, none that does not exist, none that is damaged: and nothing changes."""
+    """The version before the first, a missing one and a damaged one are refused, and nothing changes."""
     store = Store(root)
     with pytest.raises(NotFoundError, match=r"no version 9; found versions 1, 2, 3, 4"):
         store.rollback(9)
@@ -114,7 +114,7 @@ def test_rollback_to_a_missing_version_is_refused(root: Path) -> None:
 
 
 def test_version_numbers_are_never_reused(root: Path) -> None:
-    """The next number is the highest ever plus one, even when the highest was rolled back and pruned."""
+    """The next number is the highest ever used plus one, even after that version was rolled back and pruned."""
     store = Store(root)
     store.rollback(1)
     with store.locked():
@@ -140,7 +140,7 @@ def _make(path: Path, kind: str) -> None:
 def test_directories_that_only_look_like_versions_are_ignored(
     root: Path, name: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A copy under the date is no version: it sets no number, pushes nothing out of prune, is named, and stays."""
+    """Such a directory sets no number, is not counted by prune, and is reported but not removed."""
     stray = root / "versions" / name
     _make(stray, kind)
     expected = 6 if name == "000005" else 5
@@ -162,7 +162,7 @@ def test_directories_that_only_look_like_versions_are_ignored(
 
 
 def test_a_version_without_manifest_is_pruned_in_order(root: Path) -> None:
-    """It counts for nothing, and is pruned once enough newer versions exist."""
+    """It is not counted, and is pruned once enough newer versions exist."""
     (root / "versions/000003/manifest.json").unlink()
     with Store(root).locked():
         assert Store(root).prune(2) == ([1], [])
@@ -170,7 +170,7 @@ def test_a_version_without_manifest_is_pruned_in_order(root: Path) -> None:
 
 
 def test_version_numbers_are_limited(root: Path) -> None:
-    """An error before anything is created, rather than a version that cannot be found."""
+    """The error is raised before anything is created."""
     Store(root).journal.append(Event(event="published", version=10**18 - 1))
     with pytest.raises(StoreError, match="version numbers are exhausted"):
         sync(root, night(4, **SIZES), "n4")
@@ -198,7 +198,7 @@ sys.stdin.readline()
 
 
 def test_a_sweep_removes_only_leftovers_of_dead_processes(root: Path) -> None:
-    """The staging directory of a running process stays; once it is killed, the next command removes it."""
+    """The staging directory of a running process stays; once it is killed, the next command removes the directory."""
     versions = root / "versions"
     with running(MAKE, versions) as maker:
         name = next_line(maker)
@@ -219,7 +219,7 @@ def test_a_sweep_removes_only_leftovers_of_dead_processes(root: Path) -> None:
 def test_a_staged_version_is_protected_from_the_start(
     root: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: str
 ) -> None:
-    """A sweep between making it and locking it may take it: then another is made, and that one stays."""
+    """If a sweep removes it between its creation and its lock, another is created, which stays."""
     versions = root / "versions"
     swept: list[str] = []
 
@@ -262,7 +262,7 @@ def test_a_staged_version_is_protected_from_the_start(
 
 
 def test_a_directory_with_other_files_is_no_store(tmp_path: Path) -> None:
-    """A mistake in ``--store`` does not put versions among other files."""
+    """A wrong ``--store`` puts no versions among other files."""
     (tmp_path / "S").mkdir()
     (tmp_path / "S" / "letter.txt").touch()
     path = write_npy(tmp_path / "n0", night(0, **SIZES))
@@ -272,7 +272,7 @@ def test_a_directory_with_other_files_is_no_store(tmp_path: Path) -> None:
 
 
 def test_current_that_is_no_link_to_a_version_is_damage(root: Path) -> None:
-    """Named as such, whether it is a file or points elsewhere."""
+    """It holds for a file and for a link that points elsewhere."""
     current = root / "current"
     current.unlink()
     current.symlink_to("versions/../../elsewhere")
@@ -287,7 +287,7 @@ def test_current_that_is_no_link_to_a_version_is_damage(root: Path) -> None:
 def test_a_store_that_another_process_creates_meanwhile_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two first pulls at once: one sees no store, then the directories that the other has made."""
+    """Of two concurrent first pulls, the second uses the directories that the first has made."""
     root = tmp_path / "store"
     monkeypatch.setattr(layout, "require_directory", lambda root: (root / "versions").mkdir(parents=True))
     Store(root).make()

@@ -9,12 +9,12 @@ import pytest
 from support.browser import BROWSER, Page
 
 _AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"
-#: Rules of the guidelines up to level AA, and those that axe-core recommends beside them.
+#: Rules of the guidelines up to level AA, and the best practices of axe-core.
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 def require_axe() -> None:
-    """Skip the test where there is no browser or no axe-core, and say what is missing."""
+    """Skip the test if there is no browser or no axe-core, and say what is missing."""
     if BROWSER is None:
         pytest.skip("no Chromium")
     if not _AXE.is_file():
@@ -22,13 +22,13 @@ def require_axe() -> None:
 
 
 def findings(page: Page, *rules: str) -> list[tuple[str, str, Any]]:
-    """Return what is wrong with the page as it is shown: the rule, what it asks, and the first element concerned.
+    """Return the violations of the page as shown: the rule, its description, and the first element concerned.
 
     Parameters
     ----------
     page : Page
     rules : str
-        These alone; default: all, which takes a second for a large page, mostly for the contrast of colours.
+        Only these; default: all, which takes a second for a large page, mostly for the contrast of colours.
     """
     if not page.value("typeof axe === 'object'"):
         page.value(f"(() => {{ {_AXE.read_text(encoding='utf-8')} }})()")

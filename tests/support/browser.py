@@ -1,4 +1,4 @@
-"""A headless Chromium that types and clicks, driven over a pipe by its DevTools protocol: nothing to install for it."""
+"""A headless Chromium that types and clicks, driven over a pipe by its DevTools protocol, without other packages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.waiting import PATIENCE
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-#: Chromium reads commands from descriptor 3 and answers on 4; a shell puts the pipes there.
+#: Chromium reads commands from descriptor 3 and answers on 4; a shell connects the pipes to them.
 _START = 'commands=$1 answers=$2; shift 2; exec "$@" 3<"/proc/self/fd/$commands" 4>"/proc/self/fd/$answers"'
 _KEYS = {"Enter": (13, "\r"), "Tab": (9, "\t")}
 
@@ -46,7 +46,7 @@ class Page:
     _unread: bytes = b""
 
     def open(self, address: str, width: int = 1000, height: int = 900) -> None:
-        """Open an address in a fresh tab, and forget the one before."""
+        """Open an address in a new tab, and close the previous one."""
         self._session = None
         self.asked.clear()
         self.complaints.clear()
@@ -59,7 +59,7 @@ class Page:
         self.until("document.readyState === 'complete'")
 
     def look(self, width: int, height: int = 900, scheme: str = "light") -> None:
-        """Change the size of the window, of which no scroll bar takes a part, and the colours the person prefers."""
+        """Set the window's size, without scroll bars, and the preferred colour scheme."""
         self.call("Emulation.setScrollbarsHidden", hidden=True)
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
@@ -67,7 +67,7 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def value(self, expression: str) -> Any:
-        """Return what a JavaScript expression is on the page."""
+        """Return the value of a JavaScript expression on the page."""
         done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
@@ -81,7 +81,7 @@ class Page:
         return found
 
     def click(self, selector: str) -> None:
-        """Click the middle of the first element of a selector, wherever the page has it."""
+        """Click the middle of the first element that matches a selector, after scrolling to it."""
         place = self.value(f"""(() => {{ const it = document.querySelector({json.dumps(selector)});
             it.scrollIntoView({{block: "center"}}); const box = it.getBoundingClientRect();
             return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
@@ -89,7 +89,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
 
     def type(self, text: str) -> None:
-        """Type into what has the focus."""
+        """Type into the focused element."""
         self.call("Input.insertText", text=text)
 
     def press(self, key: str) -> None:
@@ -144,7 +144,7 @@ class Page:
 
 @contextlib.contextmanager
 def browsing(profile: Path) -> Iterator[Page]:
-    """Run a browser with a profile of its own until it is left."""
+    """Run a browser with its own profile until the context is left."""
     assert BROWSER is not None
     (their_commands, commands), (answers, their_answers) = os.pipe(), os.pipe()
     arguments = [
@@ -185,7 +185,7 @@ def browsing(profile: Path) -> Iterator[Page]:
 
 
 def _remove(profile: Path, group: int) -> None:
-    """Remove a profile, into which other processes of the browser may write for a while after it has ended."""
+    """Remove a profile, to which other processes of the browser may write for a while after it has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
     end = time.monotonic() + PATIENCE

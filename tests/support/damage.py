@@ -1,4 +1,4 @@
-"""Damage done to files of a store, one place at a time, and a store to do it to."""
+"""Damage to files of a store, one place at a time, and a store to damage."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ SIZES = {"items": 60, "users": 50, "width": 4}
 
 
 def config_of(directory: Path, **more: object) -> Config:
-    """Return the configuration of a store beside the directory it watches."""
+    """Return the configuration of a store in ``directory``, beside the directory it watches."""
     return configured(watch__path=str(directory / "watch"), watch__backlog="every", watch__complete="marker", **more)
 
 
 def drop(directory: Path, number: int) -> Path:
-    """Leave a complete snapshot in the watched directory."""
+    """Write a complete snapshot to the watched directory."""
     path = write_npy(directory / "watch" / f"day={number}", night(number, **SIZES))
     (path / "_SUCCESS").touch()
     return path
 
 
 def waiting(root: Path, directory: Path) -> list[Entry]:
-    """Return what of the watched directory a store has not handled."""
+    """Return the entries of the watched directory that the store has not handled."""
     return survey(Store(root), config_of(directory)).queue
 
 
 def next_night(root: Path, directory: Path) -> Counter[str]:
-    """Handle what waits, as the daemon's work does; return how often it ended in which way."""
+    """Handle what waits, as the daemon's worker does; return the number of each outcome."""
     ended: Counter[str] = Counter()
     for entry in waiting(root, directory):
         try:
@@ -52,7 +52,7 @@ def next_night(root: Path, directory: Path) -> Counter[str]:
 
 
 def build(directory: Path, nights: int = 3) -> Path:
-    """Make a store that watches a directory: versions of its nights, then one night that was refused."""
+    """Make a store that watches a directory: versions of its nights, and then a refused night."""
     root = directory / "S"
     for number in range(1, nights + 1):
         drop(directory, number)
@@ -65,7 +65,7 @@ def build(directory: Path, nights: int = 3) -> Path:
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:
-    """Change one bit of a file, which gets a new inode: copies that share the old one stay as they were."""
+    """Change one bit of a file, in a new inode, so that copies linked to the old one stay unchanged."""
     data = bytearray(path.read_bytes())
     data[offset] ^= 1 << bit
     path.unlink()
@@ -79,7 +79,7 @@ def files_of(root: Path) -> Iterator[Path]:
 
 
 def copy(source: Path, target: Path) -> Path:
-    """Copy a store fast: the large files, which are never written to, are linked."""
+    """Copy a store quickly: large files, which are never written to, are linked."""
     shutil.rmtree(target, ignore_errors=True)
     immutable = source / "versions"
 

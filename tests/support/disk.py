@@ -1,4 +1,4 @@
-"""File systems for tests, which root alone can mount: ext4 in a file, whose power can be cut, and small ones."""
+"""File systems for tests, which only root can mount: ext4 in a file with simulated power loss, and small ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-#: ext4's own ioctl, and the flag that loses the journal's tail as well.
+#: ext4's shutdown ioctl, and the flag that also discards the end of the journal.
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NOLOGFLUSH = 2
 
 
 class Disk:
-    """An ext4 file system in a file, whose power can be cut."""
+    """An ext4 file system in a file, with simulated power loss."""
 
     def __init__(self, folder: Path) -> None:
         self.image = folder / "image"
@@ -30,17 +30,17 @@ class Disk:
         self.mount()
 
     def mount(self) -> None:
-        """Attach the file system, replaying its journal."""
+        """Mount the file system, replaying its journal."""
         self._run("mount", "-o", "loop", str(self.image), str(self.place))
 
     def unmount(self) -> None:
-        """Detach it, also from other mount namespaces, made meanwhile, where it would live on as it was."""
+        """Unmount it, also in mount namespaces made meanwhile, where it would remain mounted."""
         self._run("umount", str(self.place))
         self.place.rmdir()  # ends every mount on it
         self.place.mkdir()
 
     def cut(self) -> None:
-        """Lose everything that was not made durable."""
+        """Lose all data that was not made durable."""
         descriptor = os.open(self.place, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NOLOGFLUSH))
@@ -53,7 +53,7 @@ class Disk:
 
 @contextlib.contextmanager
 def mounted(path: Path, size: str) -> Iterator[None]:
-    """Mount a small file system in memory over a directory; skip the test where that is not allowed."""
+    """Mount a small file system in memory at a directory; skip the test if that is not permitted."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting is not allowed here")

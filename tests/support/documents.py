@@ -1,4 +1,4 @@
-"""Documents whose code is run as it stands."""
+"""Documents whose code blocks are run unchanged."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from support.launcher import launching
 ROOT = Path(__file__).resolve().parents[2]
 
 
-#: A fenced block, with the reason why it is not run on the line above it.
+#: A fenced block, and the reason on the line above it if it is not run.
 _BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]*) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document; ``not_run`` says why no test runs it."""
+    """A fenced block of a document; ``not_run`` has the reason if no test runs it."""
 
     language: str
     source: str
@@ -31,18 +31,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Document:
-    """A document of the repository, by its path there."""
+    """A document of the repository, by its path in it."""
 
     name: str
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The document's path."""
         return ROOT / self.name
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """The document's text."""
         return self.path.read_text(encoding="utf-8")
 
     def fences(self) -> list[Block]:
@@ -58,7 +58,7 @@ class Document:
         return [block.source for block in self.fences() if block.language == language and block.not_run is None]
 
     def run_python(self) -> list[dict[str, Any]]:
-        """Run every Python block in a fresh namespace; return what each left there."""
+        """Run every Python block in a fresh namespace; return the namespaces."""
         spaces: list[dict[str, Any]] = []
         for number, source in enumerate(self.blocks("python")):
             spaces.append({})
@@ -66,13 +66,13 @@ class Document:
         return spaces
 
     def dead_links(self) -> list[str]:
-        """Return the links into the repository that lead nowhere."""
+        """Return the links into the repository whose target does not exist."""
         links = re.findall(r"\]\(([^)#]+)\)", self.text)
         return [link for link in links if "://" not in link and not (self.path.parent / link).exists()]
 
 
 def shell(script: str, place: Path) -> subprocess.CompletedProcess[str]:
-    """Run shell lines like a user who has embsync installed; the first that fails ends the run."""
+    """Run shell lines as a user with embsync installed; the first one that fails ends the run."""
     with launching({"embsync": "-m embsync", "python": ""}) as programs:
         environment = {
             **os.environ,

@@ -1,12 +1,12 @@
-"""Commands of ours as real processes that need not load what all of them load: forked from one that has.
+"""embsync commands as real processes that are forked from one that has loaded their libraries.
 
-``python -m embsync ...`` computes for half a second to a second before it begins, nearly all of it spent on loading
-NumPy, SciPy and FAISS, and the default run starts some hundreds. After :func:`install`, :class:`subprocess.Popen` gives
-such a command a process that is forked, by a server that did nothing but load them, for a hundredth of that. It is a
-child of the process that asked for it, with its own process id and group, arguments, environment, directory and
-descriptors, and dies of signals as any other. What a command forked here starts itself is forked from it.
+``python -m embsync ...`` takes half a second to a second before it starts work, nearly all of it for loading
+NumPy, SciPy and FAISS, and the default run starts some hundreds. After :func:`install`, :class:`subprocess.Popen`
+forks such a command from a server that has only loaded these, in a hundredth of the time. The process is a
+child of the process that requested it, with its own process id and group, arguments, environment, directory and
+descriptors, and dies of signals as usual. Commands that a forked process starts are forked from it.
 
-A process is started as without this wherever it would notice: under another program (strace, prlimit), with
+A process is executed as usual if forking would make a difference: under another program (strace, prlimit), with
 variables that the interpreter or a library reads while it is loaded (``LD_PRELOAD``, ``OMP_NUM_THREADS``), as another
 user, or where ``PYTEST_FORK_COMMANDS`` is ``0``.
 """
@@ -63,7 +63,7 @@ _LOADED = (
     "uvicorn.protocols.http.h11_impl",
     "uvicorn.protocols.http.httptools_impl",
 )
-#: What is run as a file of the package, ``python -I FILE``, limits its memory, and so has a server that loads less.
+#: Package files run as ``python -I FILE`` limit their memory, so their server loads fewer libraries.
 _FILES = Path(embsync.__file__).parent
 _LOADED_BY_FILES = (
     "numpy",
@@ -75,11 +75,11 @@ _LOADED_BY_FILES = (
     "embsync.decoder.service",
 )
 _VARIABLES_OF_FILES = {"MALLOC_ARENA_MAX": "2"}
-#: Loaded anew by each process: prometheus_client reads its environment while it is loaded.
+#: Loaded again by each process: prometheus_client reads its environment when it is loaded.
 _FRESH = ("prometheus_client", "embsync.server")
-#: Beginnings of the names of variables that are read before a program runs.
+#: Prefixes of the names of variables that are read before a program runs.
 _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "GLIBC_", "MALLOC_", "OMP_", "GOMP_", "OPENBLAS_", "MKL_", "FAISS_")
-#: Of these, the ones that a forked process obeys.
+#: Those of them that a forked process applies.
 _OBEYED = {"PYTHONPATH"} | ({"PYTHONIOENCODING"} - os.environ.keys())
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LONGEST_REQUEST = 2**20
@@ -90,7 +90,7 @@ _parameters = inspect.signature(_execute)
 
 @dataclass
 class _Program:
-    """What a forked process becomes."""
+    """The program that a forked process runs."""
 
     #: A module, or the path of a file.
     name: str
@@ -101,13 +101,13 @@ class _Program:
     umask: int
     session: bool
     group: int
-    #: Numbers the process knows its descriptors by, the standard ones first.
+    #: Descriptor numbers in the process, the standard ones first.
     descriptors: list[int]
 
 
 @dataclass
 class _Server:
-    """The server of one process, started when it is first needed; in a forked process there is none."""
+    """The server of one process, started on first use; a forked process starts without one."""
 
     loaded: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class _Server:
         self.read_at_start = _read_at_start({**os.environ, **self.variables})
 
     def suits(self, environment: Mapping[str, str]) -> bool:
-        """Return whether a process of this one with these variables would load the same libraries the same way."""
+        """Return whether a process of this server with these variables would load the same libraries equally."""
         mine = _inside or self.owner == os.getpid()
         read = _read_at_start({**environment, **self.variables})
         return mine and environment.get(SWITCH) != "0" and read == self.read_at_start
@@ -145,7 +145,7 @@ class _Server:
         return self.channel
 
     def stop(self) -> None:
-        """End the server; its processes go on."""
+        """End the server; its processes continue."""
         if self.channel is not None and self.process is not None and self.owner == os.getpid():
             self.channel.close()
             self.process.wait()
@@ -157,7 +157,7 @@ _inside = False
 
 
 def install() -> None:
-    """Have commands of ours forked from now on, in this process and in those that are forked."""
+    """Fork embsync commands from now on, in this process and in forked ones."""
     global _commands, _files
     if os.environ.get(SWITCH) != "0" and _commands is None:
         _commands, _files = _Server(_LOADED), _Server(_LOADED_BY_FILES, _VARIABLES_OF_FILES)
@@ -165,7 +165,7 @@ def install() -> None:
 
 
 def _execute_child(popen: subprocess.Popen[Any], *arguments: Any) -> None:
-    """Start a process: in place of the method of Popen that forks and executes."""
+    """Start a process; this replaces the method of Popen that forks and executes."""
     call = _parameters.bind(popen, *arguments).arguments
     program, server = _program(call), _commands
     if program is not None and program.name not in _PROGRAMS:
@@ -182,7 +182,7 @@ def _execute_child(popen: subprocess.Popen[Any], *arguments: Any) -> None:
 
 
 def _program(call: Mapping[str, Any]) -> _Program | None:
-    """Return what to fork for a call of Popen, None where it has to be executed."""
+    """Return what to fork for a call of Popen, None if it must be executed."""
     words = call["args"]
     unusual = ("executable", "preexec_fn", "gid", "gids", "uid", "shell")
     if isinstance(words, str | bytes | os.PathLike) or any(call[name] for name in unusual) or call["umask"] >= 0:
@@ -227,9 +227,9 @@ def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _adopting() -> Iterator[None]:
-    """Become the parent of those whose parent ends meanwhile."""
+    """Adopt descendants whose parent exits meanwhile."""
     library = ctypes.CDLL(None)
-    with _adoption:  # it is of the whole process, which has two servers
+    with _adoption:  # process-wide, and the process has two servers
         library.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         try:
             yield
@@ -240,11 +240,11 @@ def _adopting() -> Iterator[None]:
 def _serve(channel: socket.socket, loaded: Sequence[str]) -> None:
     """Load modules, then fork a process for each request, until no client is left."""
     for module in loaded:
-        with contextlib.suppress(ModuleNotFoundError):  # of an extra
+        with contextlib.suppress(ModuleNotFoundError):  # module of an extra
             importlib.import_module(module)
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever asks ends this by closing the channel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the client ends this process by closing the channel
     while True:
         request, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_REQUEST, 64)
         if not request:
@@ -255,7 +255,7 @@ def _serve(channel: socket.socket, loaded: Sequence[str]) -> None:
 
 
 def _fork_for_asker(program: _Program, descriptors: list[int]) -> int:
-    """Return the process id of a process whose parent is the one that asked: its first parent ends at once."""
+    """Return the process id of a child of the requesting process: its first parent exits immediately."""
     reading, writing = os.pipe()
     with _waiting_for_its_begin() as begun:
         between = os.fork()
@@ -277,7 +277,7 @@ def _fork_for_asker(program: _Program, descriptors: list[int]) -> int:
 
 def _fork_here(program: _Program, descriptors: list[int]) -> int:
     with warnings.catch_warnings(), _waiting_for_its_begin() as begun:
-        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: nothing of theirs is used
+        warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, whose state is not used
         child = os.fork()
         if child == 0:
             _become(program, descriptors, begun)
@@ -286,9 +286,9 @@ def _fork_here(program: _Program, descriptors: list[int]) -> int:
 
 @contextlib.contextmanager
 def _waiting_for_its_begin() -> Iterator[int]:
-    """Give a descriptor, and wait at the end until the process that was forked has closed it.
+    """Yield a descriptor, and wait at the end until the forked process has closed it.
 
-    Until then it leads no group and has the handlers of this process: whoever killed its group would miss it.
+    Until then it has no group of its own and has this process's handlers, so a kill of its group would miss it.
     """
     reading, writing = os.pipe()
     yield writing
@@ -298,7 +298,7 @@ def _waiting_for_its_begin() -> Iterator[int]:
 
 
 def _become(program: _Program, descriptors: list[int], begun: int) -> NoReturn:
-    """Be a process that was just started for a program, close what says so, run the program, and end."""
+    """Turn a forked process into the program: close ``begun`` when that is done, run the program, and exit."""
     global _inside  # noqa: PLW0603
     code = 1
     try:
@@ -367,7 +367,7 @@ def _forget_handlers() -> None:
 
 
 def _take_descriptors(descriptors: list[int], numbers: list[int]) -> None:
-    """Have descriptors by the given numbers and no others."""
+    """Move descriptors to the given numbers and close all others."""
     above = max([*numbers, *descriptors]) + 1
     for moved, number in enumerate(descriptors, above):
         os.dup2(number, moved)
@@ -379,7 +379,7 @@ def _take_descriptors(descriptors: list[int], numbers: list[int]) -> None:
 
 
 def _open_streams(encoding: str) -> None:
-    """Have the standard streams, in an encoding as ``PYTHONIOENCODING`` names it, or as this process has them."""
+    """Open the standard streams with an encoding in the form of ``PYTHONIOENCODING``, or with that of this process."""
     name, _, errors = encoding.partition(":")
     name = name or (sys.__stdin__.encoding if sys.__stdin__ is not None else "utf-8")
     sys.stdin = open(0, encoding=name, errors=errors or None, closefd=False)  # noqa: SIM115
@@ -388,7 +388,7 @@ def _open_streams(encoding: str) -> None:
 
 
 if __name__ == "__main__":
-    # As the module that requests name, so that what they are made of is known by one name.
+    # Under the name of this module in requests, so that pickled objects have one module name.
     from support import forkserver
 
     forkserver.install()

@@ -1,4 +1,4 @@
-"""The five real retrainings, where they are present."""
+"""The five real retrainings, if their data are present."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.nights import Night
 GOODBOOKS = Path(__file__).resolve().parents[3] / "shared" / "data" / "goodbooks"
 DAYS = (1, 2, 3, 4, 5)
 
-#: Marks a test that needs the data, and says so where it skips.
+#: Skips a test if the data are missing, and says so.
 needs_goodbooks = pytest.mark.skipif(
     not (GOODBOOKS / "day=1" / "items.npy").is_file(), reason=f"no real retrainings at {GOODBOOKS}"
 )
@@ -23,5 +23,5 @@ def day(number: int) -> Path:
 
 
 def read_day(number: int) -> Night:
-    """Return a day in memory."""
+    """Return a day's retraining in memory."""
     return Night(*(np.load(day(number) / f"{name}.npy") for name in ("items", "item_ids", "users", "user_ids")))

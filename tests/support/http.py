@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and a client that keeps its connection."""
+"""A real server in another process, and a client that keeps its connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NPY = "application/x-npy"
 
 @dataclass
 class Answer:
-    """One answer."""
+    """A response."""
 
     status: int
     headers: Any
@@ -32,17 +32,17 @@ class Answer:
 
     @property
     def plain(self) -> Any:
-        """The JSON."""
+        """The decoded JSON."""
         return json.loads(self.body)
 
     @property
     def array(self) -> Any:
-        """The array."""
+        """The decoded array."""
         return np.load(io.BytesIO(self.body), allow_pickle=False)
 
     @property
     def version(self) -> int:
-        """The version it is from."""
+        """The version in the response's header."""
         return int(self.headers["X-Embsync-Version"])
 
 
@@ -57,7 +57,7 @@ class Server:
     plugs: list[socket.socket] = field(default_factory=list)
 
     def plug(self, sent: bytes = b"") -> socket.socket:
-        """Open a socket and send something; closed with the server at the latest."""
+        """Open a socket and send something; it is closed with the server at the latest."""
         if self.where.startswith("unix:"):
             plug = socket.socket(socket.AF_UNIX)
             place: Any = self.where.removeprefix("unix:")
@@ -82,7 +82,7 @@ class Server:
     def ask(
         self, path: str, body: Any = None, *, connection: http.client.HTTPConnection | None = None, **headers: str
     ) -> Answer:
-        """GET, or POST plain values, bytes or an array."""
+        """Send GET, or POST with plain values, bytes or an array, and return the response."""
         sent = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if isinstance(body, np.ndarray):
             buffer = io.BytesIO()
@@ -120,7 +120,7 @@ def environment() -> dict[str, str]:
 def serving(
     root: Path, *options: str, ready: bool = True, listen: str = "127.0.0.1:0", under: tuple[str, ...] = ()
 ) -> Iterator[Server]:
-    """Run ``embsync serve`` on a port of its choice until it is left; ``under``: by such as prlimit."""
+    """Run ``embsync serve`` on a free port until the context is left; ``under`` is a wrapper such as prlimit."""
     arguments = [*under, *command(root, "--listen", listen, "--interval", "0.02", *options)]
     log = root.parent / "serve.log"
     with (
@@ -146,7 +146,7 @@ def serving(
 
 
 def heard(plug: socket.socket) -> bytes:
-    """Return what comes until the server closes."""
+    """Return the bytes received until the server closes the connection."""
     parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := plug.recv(1 << 16):
@@ -155,6 +155,6 @@ def heard(plug: socket.socket) -> bytes:
 
 
 def anonymous_memory(process: int) -> int:
-    """Return the bytes that a process has for itself (RssAnon): mapped versions do not count."""
+    """Return the anonymous memory of a process in bytes (RssAnon), which excludes mapped versions."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) << 10

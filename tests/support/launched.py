@@ -15,7 +15,7 @@ LONGEST_REQUEST = 2**18
 
 
 def run(path: str, arguments: list[str]) -> int:
-    """Have a process started, pass on signals, and return how it ended, as :class:`subprocess.Popen` has it."""
+    """Request a process, forward signals, and return its exit code as in :class:`subprocess.Popen`."""
 
     def pass_on(number: int, _: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):

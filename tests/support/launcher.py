@@ -1,7 +1,7 @@
-"""Programs that a shell finds by name and whose processes are forked, as those that tests start themselves.
+"""Programs that a shell finds by name and whose processes are forked, like those that tests start directly.
 
-A program is a small client, :mod:`support.launched`: it hands its arguments, environment and standard streams to the
-process that runs the test. That one starts ``python ARGUMENTS``, forked where :mod:`support.forkserver` does so, and
+A program is a small client, :mod:`support.launched`: it sends its arguments, environment and standard streams to the
+process that runs the test. That process starts ``python ARGUMENTS``, forked if :mod:`support.forkserver` does so, and
 kills it if its client is killed.
 """
 
@@ -28,7 +28,7 @@ _FILE += "; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 @contextlib.contextmanager
 def launching(programs: Mapping[str, str]) -> Iterator[Path]:
-    """Give a directory with programs, by name and the arguments that Python gets first; wait for what they started."""
+    """Yield a directory with programs, by name and first Python arguments; wait for the processes they started."""
     with quick_directory() as root, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         for name, arguments in programs.items():
             words = shlex.join([sys.executable, "-I", "-S", launched.__file__, str(root / "launcher")])
@@ -47,7 +47,7 @@ def launching(programs: Mapping[str, str]) -> Iterator[Path]:
 
 def _accept(listener: socket.socket) -> None:
     threads = []
-    with contextlib.suppress(OSError):  # it is shut down
+    with contextlib.suppress(OSError):  # the listener was shut down
         while True:
             client, _ = listener.accept()
             threads.append(threading.Thread(target=_launch, args=(client,)))
@@ -57,7 +57,7 @@ def _accept(listener: socket.socket) -> None:
 
 
 def _launch(client: socket.socket) -> None:
-    """Run a process until it ends, or its client does."""
+    """Run a process until it or its client ends."""
     with client:
         request, streams, _, _ = socket.recv_fds(client, launched.LONGEST_REQUEST, 3)
         arguments, directory, environment = json.loads(request)
@@ -85,7 +85,7 @@ def _launch(client: socket.socket) -> None:
 
 
 def _kill_without(client: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    """Kill a process when its client has ended; a client sends nothing else."""
+    """Kill a process when its client has ended; a client sends nothing after its request."""
     with contextlib.suppress(ConnectionResetError):
         client.recv(1)
     process.kill()

@@ -1,4 +1,4 @@
-"""Matrices for laws that must hold for every snapshot, and how hard the laws are tried."""
+"""Matrices for properties that must hold for every snapshot, and the number of examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embsync.arrays.stabilization import Stabilized
 
 Array = NDArray[Any]
 
-#: The same examples on every run: a law that fails once fails for everybody.
+#: The same examples in every run, so that failures are reproducible.
 law = settings(max_examples=30)
 
 
@@ -30,18 +30,18 @@ class Pair:
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
+        """The number of values in a row."""
         return int(self.items.shape[1])
 
     @property
     def scores(self) -> Array:
-        """All pairs, in float64."""
+        """The scores of all pairs, in float64."""
         return self.items.astype(np.float64) @ self.users.astype(np.float64).T
 
 
 @st.composite
 def pairs(draw: st.DrawFn, *, full_rank: bool = False, dtypes: tuple[str, ...] = ("<f4", "<f8")) -> Pair:
-    """Draw a snapshot: full rank, rank-deficient in several ways, or with fewer rows than numbers in a row."""
+    """Draw a snapshot: full rank, rank-deficient in several ways, or with fewer rows than columns."""
     width = draw(st.integers(1, 7))
     seed = draw(st.integers(0, 2**32 - 1))
     dtype = draw(st.sampled_from(dtypes))
@@ -63,7 +63,7 @@ def pairs(draw: st.DrawFn, *, full_rank: bool = False, dtypes: tuple[str, ...] =
         low = max(1, width // 2)
         T = T[:, :low] @ random.standard_normal((low, width))
         W = W if seed % 2 else W[:, :low] @ random.standard_normal((low, width))
-        dtype = "<f8"  # rounding to float32 would fill the rank again
+        dtype = "<f8"  # rounding to float32 would restore full rank
     T, W = T.astype(dtype), W.astype(dtype)
     S = np.linalg.svd(T.astype(np.float64) @ W.astype(np.float64).T, compute_uv=False)
     return Pair(T, W, int(np.count_nonzero(1e-7 * S[0] < S)), seed)
@@ -75,12 +75,12 @@ def relative(found: Array, expected: Array) -> float:
 
 
 def score_error(stable: tuple[Array, Array], raw: tuple[Array, Array]) -> float:
-    """Return the relative error of all scores by the dense float64 oracle."""
+    """Return the relative error of all scores, computed densely in float64."""
     wide = [array.astype(np.float64) for array in (*stable, *raw)]
     return relative(wide[0] @ wide[1].T, wide[2] @ wide[3].T)
 
 
 def aligned(items: Array, users: Array | None = None, **options: Any) -> Stabilized:
-    """Return a snapshot aligned to anchors by its row numbers, if no ids are given, whatever the checks say."""
+    """Return a snapshot aligned to anchors by row numbers unless ids are given, without checks."""
     ids = {"item_ids": np.arange(len(items)), "user_ids": None if users is None else np.arange(len(users))}
     return embsync.stabilize(items, users, **{"check": False, **ids, **options})

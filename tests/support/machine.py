@@ -1,4 +1,4 @@
-"""A systemd of its own: PID 1 in namespaces of its own, where the shipped units are installed as the docs say."""
+"""A systemd for tests: PID 1 in its own namespaces, where the shipped units are installed as documented."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SYSTEMD = Path("/lib/systemd/systemd")
 _PATH = tuple(sys.path)
 _TOOLS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
 _BOOTED = "booting"
-#: While this is there, inside, services are started and not ready.
+#: While this file exists, services are started and not ready.
 HELD = "/run/held"
 
-#: Layers over the directories that an installation writes to: what happens there is gone with the namespace. What the
-#: interpreter lives in and others may not enter, a home or a temporary directory, is opened in a layer as well.
-#: /dev/shm is emptied of what a user owns when its last service stops (``RemoveIPC=``): it must not be the host's.
+#: Overlays over the directories that an installation writes to: changes are lost with the namespace. A home or
+#: temporary directory with the interpreter that others may not enter is made accessible in an overlay as well.
+#: systemd empties /dev/shm of a user's files when the last service stops (``RemoveIPC=``): it must not be the host's.
 _BOOT = f"""
 set -e
 place="$1" units="$2" closed="$3"
@@ -56,12 +56,12 @@ echo {_BOOTED}
 exec {SYSTEMD} --system --log-target=null --show-status=no
 """
 
-#: The targets that services belong to by default, empty: nothing of the host's is started.
+#: The default targets of services, empty, so that nothing of the host's is started.
 _TARGETS = ("sysinit", "basic", "shutdown", "multi-user", "local-fs", "remote-fs", "umount")
 
 
 class Machine:
-    """One booted systemd; paths inside it are reached through its root."""
+    """A booted systemd; paths inside are reached through its root directory."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -86,7 +86,7 @@ class Machine:
 
     @contextlib.contextmanager
     def booted(self) -> Iterator[Machine]:
-        """Boot; on leaving, the whole namespace dies."""
+        """Boot; the namespace ends when the context is left."""
         with self.log.open("wb") as log:
             self._boot = subprocess.Popen(
                 [
@@ -128,11 +128,11 @@ class Machine:
         eventually(lambda: self.systemctl("is-system-running", check=False) == "running")
 
     def within(self, path: str) -> Path:
-        """Return a path of the machine as seen from outside."""
+        """Return the path outside of a path in the machine."""
         return Path(f"/proc/{self.pid}/root{path}")
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a command inside; return what it prints."""
+        """Run a command inside; return its output."""
         output = subprocess.run(
             ["nsenter", "-t", str(self.pid), "-m", "-p", "-n", "--", *command],
             capture_output=True,
@@ -144,7 +144,7 @@ class Machine:
         return output.stdout.strip()
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
-        """Ask the manager."""
+        """Run systemctl inside; return its output."""
         return self.run("systemctl", "--no-pager", *arguments, check=check)
 
     def show(self, unit: str, name: str) -> str:
@@ -159,7 +159,7 @@ class Machine:
         self.systemctl("daemon-reload")
 
     def main_process(self, unit: str) -> int:
-        """Return a unit's main process as numbered outside, waiting for it."""
+        """Return the process id of a unit's main process outside the namespace, once it exists."""
         inside = eventually(lambda: int(self.show(unit, "MainPID")))
         return int(eventually(lambda: _outside(self.pid, inside)))
 
@@ -169,7 +169,7 @@ def _package_path() -> list[str]:
 
 
 def interpreter_paths() -> list[str]:
-    """Return the directories that a service needs to see to run this interpreter and the package."""
+    """Return the directories that a service needs to run this interpreter and the package."""
     places = {sys.prefix, sys.base_prefix, str(REPOSITORY), *(path for path in _PATH if Path(path).is_dir())}
     return sorted(place for place in places if not any(place.startswith(f"{other}/") for other in places))
 
@@ -181,7 +181,7 @@ def _closed_directories() -> list[Path]:
 
 
 def _outside(manager: int, inside: int) -> int | None:
-    """Return the number a process has outside of its namespace."""
+    """Return the process id outside of a process in the namespace."""
     namespace = Path(f"/proc/{manager}/ns/pid").readlink()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -192,7 +192,7 @@ def _outside(manager: int, inside: int) -> int | None:
 
 
 def cannot() -> str | None:
-    """Return why no systemd can be booted here."""
+    """Return why no systemd can be booted here, None if it can."""
     if os.geteuid() != 0:
         return "booting a systemd needs root"
     missing = [name for name in _TOOLS if shutil.which(name) is None] + [str(SYSTEMD)] * (not SYSTEMD.exists())

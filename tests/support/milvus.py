@@ -1,4 +1,4 @@
-"""A server that answers the calls of Milvus, of a test run's own: milvus-lite, which is Python over FAISS."""
+"""A server for the Milvus API that a test run starts: milvus-lite, which is Python over FAISS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from support.quick import quick_directory
 
-#: Binds the port that it prints: milvus-lite's own command has to be given one, which others may take meanwhile.
+#: Binds a port and prints it; milvus-lite's own command needs a given port, which others may take meanwhile.
 _SERVER = """
 import sys
 from milvus_lite.adapter.grpc.server import start_server_in_thread
@@ -22,8 +22,8 @@ server.wait_for_termination()
 
 @contextlib.contextmanager
 def running_milvus() -> Iterator[str]:
-    """Start a server without collections, and give its URL; stop it at the end."""
-    with quick_directory() as root, (root / "log").open("w") as log:  # a pipe that nobody reads fills up
+    """Start a server without collections, yield its URL, and stop it at the end."""
+    with quick_directory() as root, (root / "log").open("w") as log:  # an unread pipe would fill up
         command = [sys.executable, "-c", _SERVER, str(root / "data")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server:
             assert server.stdout is not None

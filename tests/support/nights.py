@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Night:
-    """What one training run left; ``users`` None for one side."""
+    """The output of one training run; ``users`` is None for one side."""
 
     items: Array
     item_ids: Array
@@ -27,16 +27,16 @@ class Night:
 
     @property
     def both(self) -> tuple[Array, Array]:
-        """Items and users, known to be there."""
+        """Items and users; there must be users."""
         assert self.users is not None
         return self.items, self.users
 
     def arrays(self) -> dict[str, Array]:
-        """Return the arrays by the names of layout npy."""
+        """Return the arrays by their names in layout npy."""
         return {name: array for name, array in vars(self).items() if array is not None}
 
     def named(self) -> Night:
-        """Return the night with strings for ids: of several lengths, some not ASCII, none in the integers' order."""
+        """Return the night with string ids: of several lengths, some not ASCII, in another order than the integers."""
         users = None if self.user_ids is None else np.array([f"u{id_ % 97}-{id_}" for id_ in self.user_ids.tolist()])
         return replace(self, item_ids=np.array([item_name(id_) for id_ in self.item_ids.tolist()]), user_ids=users)
 
@@ -45,7 +45,7 @@ class Night:
         return Night(self.items, self.item_ids)
 
     def reordered(self, seed: int = 3) -> Night:
-        """Return the same rows in another order on every side."""
+        """Return the same rows in another order on each side."""
         random = np.random.default_rng(seed)
         first = random.permutation(len(self.items))
         turned = replace(self, items=self.items[first], item_ids=self.item_ids[first])
@@ -64,7 +64,7 @@ class Night:
         return replace(self, items=self.items[kept], item_ids=self.item_ids[kept])
 
     def shuffled_item_ids(self, seed: int = 5) -> Night:
-        """Return the night with its item ids given to the wrong rows."""
+        """Return the night with its item ids shuffled."""
         return replace(self, item_ids=np.random.default_rng(seed).permutation(self.item_ids))
 
 
@@ -95,8 +95,8 @@ def night(
 ) -> Night:
     """Return the retraining of one night.
 
-    Every id has one taste for good; a night adds its own noise and turns all axes at random. From one night to
-    the next the oldest ``churn`` of the ids leaves for good and as many join.
+    Every id has a constant taste; a night adds its own noise and rotates all axes at random. From one night to
+    the next, the oldest ``churn`` of the ids leave for good and as many join.
     """
     random = np.random.default_rng((seed, 1000 + number))
     sides = []
@@ -122,7 +122,7 @@ def _tastes(seed: int, side: int, count: int, width: int) -> Array:
 
 
 def write_npy(path: Path, made: Night) -> Path:
-    """Leave a night as layout npy."""
+    """Write a night as layout npy."""
     path.mkdir(parents=True, exist_ok=True)
     for name, array in made.arrays().items():
         np.save(path / f"{name}.npy", array)
@@ -130,7 +130,7 @@ def write_npy(path: Path, made: Night) -> Path:
 
 
 def configured(**options: object) -> Config:
-    """Return the configuration with dotted keys written with ``__``; an exact index and one thread by default."""
+    """Return the configuration with the given keys, ``.`` written as ``__``; default: exact index, one thread."""
     chosen: dict[str, object] = {"index.factory": "Flat", "threads": 1}
     chosen.update({key.replace("__", "."): value for key, value in options.items()})
     return load(environment={}, options=chosen)

@@ -1,4 +1,4 @@
-"""``python -m support.obeying MODULE ...``: ``python -m MODULE ...`` for whom modes of files count, root as well."""
+"""``python -m support.obeying MODULE ...``: ``python -m MODULE ...`` subject to file modes, even as root."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _PR_CAPBSET_DROP = 24  # linux/prctl.h
 
 
 def give_up() -> None:
-    """Lose the capabilities that let root read and write what its mode forbids, for good and in every child.
+    """Drop the capabilities that let root read and write regardless of file modes, also for all children.
 
     Raises
     ------
     OSError
-        Whoever runs this has them, and may not give them up.
+        If the process has these capabilities and may not drop them.
     """
     library = ctypes.CDLL(None, use_errno=True)
     head = (ctypes.c_uint32 * 2)(_VERSION_3, 0)

@@ -1,4 +1,4 @@
-"""A page as a parser sees it."""
+"""A parsed HTML page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EMPTY = {"meta", "br", "hr"}
 
 
 class ParsedPage(html.parser.HTMLParser):
-    """A page that was parsed: its elements balance, ids are unique, and links within it lead somewhere."""
+    """A parsed page: its elements balance, ids are unique, and links within it have targets."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class ParsedPage(html.parser.HTMLParser):
         self.text = " ".join(" ".join(self.said).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
+        """Record an element."""
         self.tags.append(tag)
         named = dict(attrs)
         if tag not in EMPTY:
@@ -37,10 +37,10 @@ class ParsedPage(html.parser.HTMLParser):
         assert not any(name.startswith("on") or name in ("src", "style", "srcset") for name in named)
 
     def handle_endtag(self, tag: str) -> None:
-        """Note its end."""
+        """Record the end of an element."""
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Note text."""
+        """Record text."""
         if self.open and self.open[-1] != "style":
             self.said.append(data)

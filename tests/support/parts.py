@@ -17,12 +17,12 @@ from embsync.manifest import FORMAT_OF_PARTS, Manifest, PartFile, Parts, encode
 from embsync.store import Store, layout
 from embsync.store.version_manifest import hash_line
 
-#: Small enough that every test's side has several files, with several row groups each.
+#: Small enough that each test's side has several files with several row groups.
 FILES, GROUP_ROWS = 3, 7
 
 
 def in_parts(root: Path, number: int | None = None, *, files: int = FILES, group_rows: int = GROUP_ROWS) -> Path:
-    """Rewrite a version (default: the current one) with its users in so many files; return its directory."""
+    """Rewrite a version (default: the current one) with its users in ``files`` files; return its directory."""
     store = Store(root)
     folder = store.path(number or store.current() or 0)
     manifest = store.manifest(int(folder.name))
@@ -39,9 +39,9 @@ def in_parts(root: Path, number: int | None = None, *, files: int = FILES, group
 def write_parts(
     folder: Path, rows: Iterable[tuple[Any, Any, Any]], group_rows: int | None = None
 ) -> tuple[Parts, list[FileEntry]]:
-    """Write ids, vectors and versions last seen, one element a file, as executors do; files without rows are left out.
+    """Write ids, vectors and versions last seen, one element per file, as executors do; files without rows are omitted.
 
-    Return what a manifest has of them.
+    Return the manifest's entries for them.
     """
     parts, entries = [], []
     (folder / "users").mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def write_parts(
 
 
 def describe(folder: Path, manifest: Manifest) -> None:
-    """Put a manifest in the place of that of a version."""
+    """Replace the manifest of a version."""
     data = encode(manifest)
     for name, content in ((layout.MANIFEST, data), (layout.MANIFEST_HASH, hash_line(data))):
         (folder / name).unlink()
@@ -65,7 +65,7 @@ def describe(folder: Path, manifest: Manifest) -> None:
 
 
 def replaced(folder: Path, data: bytes, file: str = "users/part-00001.parquet", **changes: Any) -> None:
-    """Put other bytes in the place of a part file, as if they had been published: with their size and hash."""
+    """Replace the bytes of a part file as if they had been published: with their size and hash in the manifest."""
     manifest = Store(folder.parent.parent).manifest(int(folder.name))
     (folder / file).unlink()
     (folder / file).write_bytes(data)

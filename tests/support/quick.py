@@ -1,4 +1,4 @@
-"""Places in memory, where fsync costs nothing, for tests that are not about disks."""
+"""Directories in memory, where fsync costs nothing, for tests that do not test disks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
-#: pytest makes its directories below it.
+#: pytest makes its directories below this one.
 _ROOT_OF_PYTEST = "PYTEST_DEBUG_TEMPROOT"
-#: All workers together use a fraction of it.
+#: All workers together use a fraction of this.
 _ENOUGH = 4 * 1024**3
 
 
 def use_memory() -> None:
-    """Have ``tmp_path`` in memory where there is enough of it, unless another place was given.
+    """Put ``tmp_path`` in memory if there is enough of it, unless another directory was given.
 
     A disk takes milliseconds for an fsync, and a publish makes dozens.
     """
@@ -26,13 +26,13 @@ def use_memory() -> None:
 
 
 def _available() -> int:
-    """Return the bytes of memory that can be had without swapping."""
+    """Return the bytes of memory that are available without swapping."""
     figures = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(figures["MemAvailable"].split()[0]) * 1024
 
 
 @contextlib.contextmanager
 def quick_directory() -> Iterator[Path]:
-    """Give an empty directory that is gone afterwards."""
+    """Yield an empty directory that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="embsync-test-", dir=_MEMORY if _MEMORY.is_dir() else None) as path:
         yield Path(path)

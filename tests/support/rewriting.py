@@ -1,6 +1,6 @@
-"""Assertions of the test modules, rewritten by one worker each.
+"""Assertion rewriting of the test modules, each by one worker.
 
-Rewriting all of them computes for two to three seconds. All workers collect at once and in the same order, so in a
+Rewriting all of them takes two to three seconds. All workers collect at once and in the same order, so in a
 fresh clone, or where ``PYTHONDONTWRITEBYTECODE`` is set, each of them would rewrite every module.
 """
 
@@ -15,14 +15,14 @@ from _pytest.assertion import rewrite
 
 
 def rewrite_share(config: pytest.Config) -> None:
-    """Rewrite this worker's share of the test modules, and leave it where pytest looks for it."""
+    """Rewrite this worker's share of the test modules, and write it to pytest's cache."""
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if count == 1 or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
     own = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
     for folder in config.getini("testpaths"):
         for path in sorted((config.rootpath / folder).rglob("test_*.py"))[own % count :: count]:
-            # These functions are pytest's own: if a release changes them, each worker rewrites every module, as usual.
+            # These functions are internal to pytest: if a release changes them, each worker rewrites every module.
             with contextlib.suppress(AttributeError, KeyError, TypeError):
                 _rewrite(path, config)
 

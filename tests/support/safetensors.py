@@ -1,4 +1,4 @@
-"""The safetensors format, written as its library writes it, so that most tests do without the library."""
+"""The safetensors format, written as its library writes it, so that most tests do not need the library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAMES = {"f": "F", "i": "I", "u": "U"}
 
 
 def save_file(tensors: dict[str, Array], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Leave tensors in a file: the length of the header, the header padded to eight bytes, the numbers without gaps."""
+    """Write tensors to a file: the length of the header, the header padded to eight bytes, the values without gaps."""
     header: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
     position = 0
     for name, array in tensors.items():

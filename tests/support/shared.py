@@ -1,4 +1,4 @@
-"""What takes seconds to make, made by the first worker of a run that needs it."""
+"""Objects that take seconds to make, made by the first worker of a run that needs them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Made = TypeVar("Made")
 
 
 def made_once(request: pytest.FixtureRequest, name: str, make: Callable[[Path], Made]) -> Made:
-    """Return what ``make`` returned, called once in a run with a directory that is there until the run ends.
+    """Return what ``make`` returned, called once per run with a directory that exists until the run ends.
 
     Parameters
     ----------
     request : pytest.FixtureRequest
-        Of a fixture of the session.
+        Of a fixture with session scope.
     name : str
         Unique in a run.
     make : callable
-        Gets an empty directory; what it returns can be pickled. If it fails, the next worker calls it again.
+        Gets an empty directory; its result must be picklable. If it fails, the next worker calls it again.
     """
     root = request.getfixturevalue("tmp_path_factory").getbasetemp()
-    if hasattr(request.config, "workerinput"):  # a worker's own directory ends with the worker
+    if hasattr(request.config, "workerinput"):  # a worker's own directory is removed with the worker
         root = root.parent
     place = root / f"shared-{name}"
     place.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
 """A process that delivers versions to a database, for tests that kill it.
 
-``python -m support.sink_delivery KIND STORE PLACE…`` says ``ready`` when it has loaded what it needs, delivers each
-version whose number it reads, and says when it is done. After the number may stand a point, ``MODULE:FUNCTION`` or
-``MODULE:FUNCTION=ARGUMENT``: the process dies as by ``kill -9`` when that call has returned.
+``python -m support.sink_delivery KIND STORE PLACE…`` prints ``ready`` when it has loaded its modules, delivers each
+version whose number it reads, and prints when it is done. The number may be followed by ``MODULE:FUNCTION`` or
+``MODULE:FUNCTION=ARGUMENT``: the process kills itself with SIGKILL when that call has returned.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ KEPT = 2
 
 
 def sink_of(kind: str, place: list[str]) -> Sink:
-    """Return a sink of a kind at a place: URL, and password file for PostgreSQL."""
+    """Return a sink of a kind: ``place`` is its URL and, for PostgreSQL, a password file."""
     if kind == "milvus":
         return open_sink(MilvusConfig(name="test", url=place[0]))
     return open_sink(PostgresqlConfig(name="test", url=place[0], password_file=place[1]))
 
 
 def deliver(sink: Sink, root: Path, number: int) -> None:
-    """Take all steps with one version, and remove what is not among the highest, incomplete ones first."""
+    """Take all steps of delivering one version, and remove versions below the highest ones, incomplete ones first."""
     with open_version(root, number) as version:
         sink.check(version)
         expected = sink.current()
@@ -46,7 +46,7 @@ def deliver(sink: Sink, root: Path, number: int) -> None:
 
 
 def die_after(point: str) -> None:
-    """Have this process die when a call has returned."""
+    """Make this process kill itself when a call has returned."""
     module, _, path = point.partition(":")
     path, _, argument = path.partition("=")
     *owners, name = path.split(".")
@@ -65,7 +65,7 @@ def die_after(point: str) -> None:
 
 
 def main(kind: str, root: str, *place: str) -> None:
-    """Deliver each version whose number stands on a line of standard input."""
+    """Deliver each version whose number is on a line of standard input."""
     sink = sink_of(kind, list(place))
     print("ready", flush=True)
     for line in sys.stdin:

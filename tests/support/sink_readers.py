@@ -1,6 +1,6 @@
 """Readers of databases that check each answer against the store: version, users and items must belong together.
 
-``python -m support.sink_readers KIND STORE PLACE…`` reads until its standard input ends, and prints what it counted.
+``python -m support.sink_readers KIND STORE PLACE…`` reads until its standard input ends, and prints its counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ K = 10
 
 
 class Answers:
-    """Counts answers that are one version's own, and those that are mixed."""
+    """Counts answers of a single version, and mixed ones."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,7 +37,7 @@ class Answers:
         return self._versions[number]
 
     def check(self, number: int, user: Any, items: list[Any], scores: list[float]) -> None:
-        """Count an answer: the scores must be those of this version's user and items, and the items good ones."""
+        """Count an answer: the scores must be those of this version's user and items, and the items near the best."""
         version = self.version(number)
         assert version.users is not None
         known = all(item in version.items for item in items) and user in version.users
@@ -88,7 +88,7 @@ def views(answers: Answers, users: list[Any], connection: Any) -> Callable[[], N
 
 
 def two_statements(answers: Answers, users: list[Any], connection: Any, isolation: str) -> Callable[[], None]:
-    """Read the user by one statement and its items by another one, in one transaction."""
+    """Read the user with one statement and its items with another one, in one transaction."""
 
     def read() -> None:
         user = random.choice(users)
@@ -106,7 +106,7 @@ def two_statements(answers: Answers, users: list[Any], connection: Any, isolatio
 
 
 def milvus(answers: Answers, users: list[Any], client: Any, once: bool) -> Callable[[], None]:
-    """Read by the name that the alias has, or by the alias in each call."""
+    """Read by the name to which the alias points, or by the alias in each call."""
 
     def read() -> None:
         user = random.choice(users)
@@ -125,7 +125,7 @@ def milvus(answers: Answers, users: list[Any], client: Any, once: bool) -> Calla
 
 @contextmanager
 def reading(kind: str, root: Path, place: list[str]) -> Iterator[tuple[Answers, Callable[[], None]]]:
-    """Give the answers' counts, and what reads once more."""
+    """Yield the counts, and a function that reads once more."""
     answers, users = Answers(root), users_of_all(root)
     if kind.startswith("milvus"):
         from pymilvus import MilvusClient
@@ -144,7 +144,7 @@ def reading(kind: str, root: Path, place: list[str]) -> Iterator[tuple[Answers, 
 
 
 def main(kind: str, root: str, *place: str) -> None:
-    """Read until told to stop."""
+    """Read until the standard input ends."""
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     with reading(kind, Path(root), list(place)) as (answers, read):

@@ -1,4 +1,4 @@
-"""One session of Spark for all tests of a run, whose executors find neither embsync nor SciPy."""
+"""One Spark session for all tests of a run, whose executors find neither embsync nor SciPy."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ if fault:
 
 
 def bare_python(directory: Path) -> Path:
-    """Return a Python that finds neither embsync nor SciPy, and makes the fault of the variable FAULT once."""
+    """Return a Python that finds neither embsync nor SciPy, and causes the fault of the variable FAULT once."""
     (directory / "sitecustomize.py").write_text(_REFUSING)
     script = directory / "python"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{directory}:$PYTHONPATH" exec {sys.executable} "$@"\n')
@@ -69,10 +69,10 @@ def bare_python(directory: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def spark_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineConfig]:
-    """Return the configuration of the session, which is running.
+    """Yield the configuration of the running session.
 
-    Most of its processor time is Java's for loading classes and for plans that are run once: what the settings of Spark
-    change (code generation, adaptive plans, one core) was measured to be below 5 %.
+    Most of its processor time is Java's for loading classes and for plans that are run once: the settings of Spark
+    (code generation, adaptive plans, one core) were measured to change less than 5 %.
     """
     pytest.importorskip("pyspark")
     if shutil.which("java") is None:

@@ -1,4 +1,4 @@
-"""What tests query of a store on disk."""
+"""What tests check in a store on disk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from embsync.manifest import Manifest
 from embsync.pipeline import Request, publish_snapshot
 from embsync.store import Store, layout
 
-#: Everything a store may hold at rest.
+#: Everything that a store may contain when no process is writing.
 AT_REST = {"versions", "current", "journal.jsonl", "lock"}
 #: Every file of a version with two sides, except its manifest.
 VERSION_FILES = layout.version_files(two_sided=True) | {layout.NEIGHBOURS, "items/moments.npy", "users/moments.npy"}
 
 
 def assert_at_rest(root: Path, *more: str) -> None:
-    """Assert that a store holds only final files: no staging, no stray link, nothing a manifest does not name."""
+    """Assert that a store has only final files: no staging directory, no stray link, and only files of a manifest."""
     assert {path.name for path in root.iterdir()} <= AT_REST | set(more)
     for folder in (root / "versions").iterdir():
         assert folder.name.isdigit(), f"left behind: {folder.name}"
@@ -40,7 +40,7 @@ def assert_at_rest(root: Path, *more: str) -> None:
 
 
 def assert_intact(root: Path) -> int:
-    """Assert that the current version opens, is as its manifest says, and answers; return its number."""
+    """Assert that the current version opens, matches its manifest, and can be searched; return its number."""
     with embsync.open(root) as reader:
         version = reader.current
         assert Store(root).damaged_files(version.number) == []
@@ -51,7 +51,7 @@ def assert_intact(root: Path) -> int:
 
 
 def snapshot_of(root: Path) -> dict[str, bytes | str]:
-    """Return every name, file and link of a tree, to tell whether anything changed."""
+    """Return every name, file and link of a tree, to detect changes."""
     tree: dict[str, bytes | str] = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
@@ -65,14 +65,14 @@ def snapshot_of(root: Path) -> dict[str, bytes | str]:
 
 
 def sync(root: Path, made: Night, name: str, config: Config | None = None, **request: Any) -> Manifest:
-    """Leave a night beside a store, publish it, and return its manifest."""
+    """Write a night beside a store, publish it, and return its manifest."""
     path = write_npy(root.parent / "snapshots" / name, made)
     return publish_snapshot(Store(root, wait=20.0), Request(path, **request), config or configured())
 
 
 @contextlib.contextmanager
 def published_nights(count: int, config: Config | None = None, **sizes: int) -> Iterator[Path]:
-    """Yield a store in memory with so many published nights, named n0, n1 and so on."""
+    """Yield a store in memory with ``count`` published nights, named n0, n1 and so on."""
     with quick_directory() as directory:
         for number in range(count):
             sync(directory / "S", night(number, **sizes), f"n{number}", config)
@@ -80,9 +80,9 @@ def published_nights(count: int, config: Config | None = None, **sizes: int) -> 
 
 
 def publish_for_ever(root: str, snapshots: list[str], first: int, reported: Connection) -> None:
-    """Publish one snapshot after the other until the disk is gone; tell each version, and when it was published.
+    """Publish one snapshot after the other until the disk fails; send each version, and when it was published.
 
-    Not beside the test that runs it in a process of its own: that must be able to import it.
+    Defined here because a test that runs it in another process must be able to import it.
     """
     config = configured(store__keep_versions=2)
     with contextlib.suppress(EmbsyncError, OSError):
@@ -95,7 +95,7 @@ def publish_for_ever(root: str, snapshots: list[str], first: int, reported: Conn
 
 @contextlib.contextmanager
 def running(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run Python code in a process of its own; on leaving it is killed, if it still runs."""
+    """Run Python code in another process, which is killed on leaving the context if it still runs."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

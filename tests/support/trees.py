@@ -1,4 +1,4 @@
-"""Directories that no path leads to the bottom of."""
+"""Directories too deep for any path, and chains of links."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def deep(path: Path, levels: int, name: str = "d") -> Path:
-    """Make directories in one another, with a file in the innermost."""
+    """Make nested directories, with a file in the innermost."""
     path.mkdir(parents=True, exist_ok=True)
     here = os.open(path, os.O_RDONLY)
     for _ in range(levels):
@@ -21,7 +21,7 @@ def deep(path: Path, levels: int, name: str = "d") -> Path:
 
 
 def chain(path: Path, links: int, target: Path) -> Path:
-    """Make links that lead to one another, the last of them to a target."""
+    """Make links that point to one another, the last of them to a target."""
     for number in range(links):
         path.with_name(f"{path.name}-{number}").symlink_to(target)
         target = path.with_name(f"{path.name}-{number}")

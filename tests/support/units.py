@@ -1,4 +1,4 @@
-"""What the shipped systemd units allow, and whether a process keeps to it."""
+"""The limits of the shipped systemd units, and whether a process keeps to them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _LOOK_SECONDS = 0.02
 
 
 def stop_seconds(unit: str) -> float:
-    """Return a unit's ``TimeoutStopSec=``, after which systemd kills what is left."""
+    """Return a unit's ``TimeoutStopSec=``, after which systemd kills the remaining processes."""
     found = re.search(r"^TimeoutStopSec=(\d+)s$", (UNITS / unit).read_text(), re.MULTILINE)
     assert found is not None
     return float(found[1])
 
 
 def exit_code_in_time(process: subprocess.Popen[str], unit: str) -> int:
-    """Return what a process that was told to stop exits with, before systemd would kill it.
+    """Return the exit code of a process that was sent a stop signal, within the unit's time limit.
 
-    The time is counted in looks, which come later on a busy machine, where the process is slower too.
+    The time is counted in polls, which are later on a busy machine, where the process is slower too.
     """
     for _ in range(int(stop_seconds(unit) / _LOOK_SECONDS)):
         code = process.poll()
@@ -37,7 +37,7 @@ def exit_code_in_time(process: subprocess.Popen[str], unit: str) -> int:
 
 @contextlib.contextmanager
 def listening(address: Path) -> Iterator[list[str]]:
-    """Collect a manager's messages as they arrive: the kernel keeps ten and drops the rest."""
+    """Collect the messages sent to a service manager as they arrive: the kernel queues ten and drops the rest."""
     reported: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(address))

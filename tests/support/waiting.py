@@ -1,4 +1,4 @@
-"""Waiting for what must come, and for time to have passed as a file system sees it."""
+"""Waiting for an event, and for the file system's clock to advance."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: Seconds in which anything must have happened that a test waits for: on an idle machine it takes a fraction of one,
-#: on a busy one what it takes says nothing about the program.
+#: Seconds within which an awaited event must happen: on an idle machine it takes a fraction of one,
+#: on a busy one its duration says nothing about the program.
 PATIENCE = 100.0
-#: CLOCK_REALTIME_COARSE, by which Linux dates files and for which Python has no name.
+#: CLOCK_REALTIME_COARSE, from which Linux takes file times and for which Python has no name.
 _COARSE = 5
 
 
 def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Return the first truthy value, asked for again and again."""
+    """Return the first truthy value of repeated calls."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():
@@ -25,7 +25,7 @@ def eventually(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 
 
 def next_tick(path: Path) -> None:
-    """Wait until the clock that the kernel dates files by has moved on from when a file was changed last."""
+    """Wait until the kernel's clock for file times has advanced since a file was last changed."""
     while time.clock_gettime_ns(_COARSE) <= path.stat().st_ctime_ns:
         time.sleep(0.001)
 

@@ -1,4 +1,4 @@
-"""Versions of any width and few rows: the pipeline refuses fewer rows than columns, and would take minutes."""
+"""Versions of any width with few rows: the pipeline refuses fewer rows than columns, and would take minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embsync.store.version_manifest import hash_line
 
 
 def widen(root: Path, width: int) -> Path:
-    """Give the current version of a store, whose index is flat, other vectors of a width; return the store."""
+    """Give the current version of a store, whose index is flat, vectors of another width; return the store."""
     version, random = (root / "current").resolve(), np.random.default_rng(width)
     changed = {}
     for side in ("items", "users"):

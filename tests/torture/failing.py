@@ -1,6 +1,6 @@
-"""Let calls of the C library fail, be short or lie, at each point of each command, in forked children.
+"""Make calls of the C library fail, be short or falsely succeed, at each point of each command, in forked children.
 
-Run as a program, as ``points.py`` is; it loads ``shim.c`` before the C library and starts itself again.
+Run as a program, as ``points.py`` is; it builds ``shim.c`` and restarts itself with ``LD_PRELOAD``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torture.shim import build
 
 _FAIL, _SHORT, _LIE = range(3)
 _EVER = 10**9
-#: How, with which error, and how many calls in a row.
+#: Mode, errno, and the number of affected calls in a row.
 WAYS = (
     (_FAIL, errno.EIO, 1),
     (_FAIL, errno.ENOSPC, 1),
@@ -39,7 +39,7 @@ _SHIM = "EMBSYNC_TEST_SHIM"
 
 
 def load_shim(directory: Path) -> ctypes.CDLL:
-    """Return the shim; where it is not loaded yet, build it and start this program again with it."""
+    """Return the shim; if it is not loaded yet, build it and restart this program with it."""
     if built := os.environ.get(_SHIM):
         return ctypes.CDLL(built)
     made = build(directory)
@@ -52,7 +52,7 @@ def load_shim(directory: Path) -> ctypes.CDLL:
 
 
 def strike(bench: Bench, shim: ctypes.CDLL, scenario: Scenario, point: int, way: tuple[int, int, int]) -> int:
-    """Run a command with calls on its store going wrong from one on; return how it ended."""
+    """Run a command whose calls on its store go wrong from a given one on; return how it ended."""
     root = bench.fresh(scenario)
     how, error, many = way
 
@@ -67,7 +67,7 @@ def strike(bench: Bench, shim: ctypes.CDLL, scenario: Scenario, point: int, way:
 
 
 def count(bench: Bench, shim: ctypes.CDLL, scenario: Scenario) -> int:
-    """Return how many calls on its store a command makes."""
+    """Return the number of a command's calls on its store."""
     root, log = bench.fresh(scenario), bench.directory / "calls"
 
     def work() -> None:
@@ -81,7 +81,7 @@ def count(bench: Bench, shim: ctypes.CDLL, scenario: Scenario) -> int:
 
 
 def main(directory: Path, most: int, seed: int, output: Path) -> None:
-    """Try points and leave the tally."""
+    """Try points and write the tally."""
     shim = load_shim(directory)
     tally, chance, bench = Tally("failing"), random.Random(seed), Bench(directory)
     points = [

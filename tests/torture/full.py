@@ -1,7 +1,7 @@
-"""Run every command on a disk that is really full after so many pages, for every number of pages.
+"""Run every command on a disk that is full after a given number of pages, for every number of pages.
 
-Run as a program, as ``points.py`` is. Exits with 77 where a small file system cannot be mounted. What the store asks of
-the disk beforehand is answered with plenty, or no command would ever begin.
+Run as a program, as ``points.py`` is. Exits with 77 if a small file system cannot be mounted. The store's question for
+free space is answered with plenty, since otherwise no command would begin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torture.scenarios import SCENARIOS, Bench, examine, forked
 
 _NOT_HERE = 77
 _PAGE = 4096
-#: More than any of these commands writes.
+#: More pages than any of these commands writes.
 _MOST_PAGES = 120
 
 
@@ -28,7 +28,7 @@ class _Plenty:
 
 
 def main(directory: Path, most: int, seed: int, output: Path) -> None:
-    """Try sizes and leave the tally."""
+    """Try sizes and write the tally."""
     tally, bench = Tally("full"), Bench(directory)
     place = directory / "disk"
     place.mkdir()

@@ -1,4 +1,4 @@
-"""Versions whose items and labels follow from two numbers, and questions whose answers can be checked against them."""
+"""Versions whose items and labels are functions of two numbers, and searches whose results can be checked with them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from embsync.store import Store
 SIZES = {"items": 900, "users": 120, "width": 8}
 NAMES = ("turn", "genre", "stock", "price", "tags")
 CONFIG = configured(snapshot__labels=list(NAMES), store__keep_versions=2, index__factory="HNSW16")
-#: Users of the first nights, and two that were never there.
+#: Users of the first nights, and two unknown ones.
 USERS = [*range(2000, 2000 + 7 * 160, 7), -5, -6]
 
 
 def labels_of(item: int, turn: int) -> dict[str, Any]:
-    """Return an item's labels."""
+    """Return the labels of an item."""
     return {
         "turn": turn,
         "genre": "abc"[(item + turn) % 3],
@@ -64,14 +64,14 @@ def publish(root: Path, number: int, turn: int) -> int:
 
 
 def change_labels(root: Path, number: int, turn: int) -> int:
-    """Publish the current version, of a night, with other labels, and return its number."""
+    """Publish the current version, made from this night, with other labels, and return its number."""
     file = root.parent / "labels.parquet"
     pq.write_table(_table(number, turn), file)
     return relabel(Store(root, wait=60.0), file, CONFIG).version
 
 
 def meets(labels: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Return whether conditions hold, as documented."""
+    """Return whether labels meet conditions, as documented."""
     for name, condition in where.items():
         value = labels[name]
         if isinstance(condition, dict):
@@ -87,7 +87,7 @@ def meets(labels: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Question:
-    """A search: by ids or vectors, filtered in every way."""
+    """A search by ids or vectors, with any filters."""
 
     kind: str
     asked: list[Any]
@@ -98,7 +98,7 @@ class Question:
 
     @classmethod
     def any(cls, chance: random.Random, items: list[int]) -> Question:
-        """Return some question."""
+        """Return a random search."""
         kind = chance.choice(["users", "items", "vectors"])
         count = chance.randint(1, 4)
         asked: list[Any] = chance.choices({"users": USERS, "items": items, "vectors": [0]}[kind], k=count)
@@ -129,7 +129,7 @@ class Question:
     def wrong(
         self, number: int, turn: int, known: Iterable[bool | None], hits: list[list[tuple[int, float]]]
     ) -> str | None:
-        """Return what is wrong with an answer: each query's hits, and whether it was known, None where it may be."""
+        """Return what is wrong with hits per query; ``known`` says whether a queried id is known, None if it may be."""
         items = catalogue(number, turn)
         meeting = {item for item, labels in items.items() if meets(labels, self.where or {})}
         for place, (is_known, found) in enumerate(zip(known, hits, strict=True)):
@@ -153,13 +153,13 @@ class Question:
 
 
 def of_version(version: Version) -> tuple[int, int]:
-    """Return the two numbers that a version's items and labels follow from."""
+    """Return the two numbers from which a version's items and labels follow."""
     live = version.items.ids[version.items.live]
     return int(version.record.snapshot.name[1:]), int(version.labels_of(live[:1], ["turn"])["turn"][0])
 
 
 def ask(version: Version, chance: random.Random) -> str | None:
-    """Ask a version a question and look up the labels of all its items; return what is wrong."""
+    """Run a random search and look up the labels of all items; return what is wrong."""
     number, turn = of_version(version)
     items = catalogue(number, turn)
     live = version.items.ids[version.items.live].tolist()
@@ -187,12 +187,12 @@ def ask(version: Version, chance: random.Random) -> str | None:
 
 
 def memory() -> int:
-    """Return the bytes that this process has for itself."""
+    """Return the anonymous resident memory of this process in bytes."""
     return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) << 10
 
 
 def main() -> None:
-    """Follow a store and ask it until the input ends; print answers, versions, memory and what is wrong."""
+    """Follow a store and search it until the input ends; print counts, versions, memory and what is wrong."""
     root, chance, versions = sys.argv[1], random.Random(sys.argv[2]), set()
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
@@ -205,5 +205,5 @@ def main() -> None:
             asked += 1
             versions.add(version.number)
             wrong = wrong or (None if follower.error is None else str(follower.error))
-            if wrong is not None or asked % 20 == 1:  # the first too: a slow machine asks few in the time
+            if wrong is not None or asked % 20 == 1:  # and the first: a slow machine runs few searches
                 print(asked, len(versions), memory(), wrong or "", sep="\t", flush=True)

@@ -1,7 +1,7 @@
-"""Kill, interrupt or end every command before and after each call that changes the disk, in forked children.
+"""Kill, interrupt or terminate every command before and after each call that changes the disk, in forked children.
 
 Run as a program, with one thread, so that forking is safe: ``points.py DIRECTORY MOST SEED OUTPUT``. Tries at most MOST
-points, all there are or a seeded choice of them, and leaves a tally in the file OUTPUT.
+points, all of them or a seeded sample, and writes a tally to the file OUTPUT.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STORE = f"embsync{os.sep}"
 
 
 def watch(at: Callable[[int, str, bool], None]) -> None:
-    """Call ``at`` with number, name and whether it is over, around each call that the package makes or has made."""
+    """Call ``at`` before and after each call from ``embsync.store``, with number, name and whether the call is over."""
     counted = 0
 
     def wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +86,7 @@ def count(bench: Bench, scenario: Scenario) -> list[str]:
 
 
 def strike(bench: Bench, scenario: Scenario, point: int, over: bool, number: signal.Signals) -> int:
-    """Run a command and send it a signal at a point; return how it ended."""
+    """Run a command and send it a signal before or after a call; return how it ended."""
     root = bench.fresh(scenario)
 
     def work() -> None:
@@ -102,7 +102,7 @@ def strike(bench: Bench, scenario: Scenario, point: int, over: bool, number: sig
 
 
 def main(directory: Path, most: int, seed: int, output: Path) -> None:
-    """Try points and leave the tally."""
+    """Try points and write the tally."""
     tally, chance, bench = Tally("points"), random.Random(seed), Bench(directory)
     points = [
         (scenario, place, name, over, number)

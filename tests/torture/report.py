@@ -1,6 +1,6 @@
-"""What a run that tries to break the store has to show, the same for every kind of attack.
+"""The results of runs that try to break the store, in one form for every kind of attack.
 
-``EMBSYNC_TORTURE_REPORT`` names a file that gets one JSON object a line and attack; ``python tests/torture/report.py
+``EMBSYNC_TORTURE_REPORT`` names a file to which each run appends one JSON object; ``python tests/torture/report.py
 FILE`` prints it as the table of ``docs/promises.md``.
 """
 
@@ -19,27 +19,27 @@ from typing import Literal
 
 Harm = Literal["torn", "lost", "phantom", "unrepaired"]
 
-#: Read once and early: tests run without the variables of the caller.
+#: Read at import, since tests run without the variables of the caller.
 _REPORT = os.environ.get("EMBSYNC_TORTURE_REPORT")
 _COLUMNS = ("attack", "points", "torn", "lost", "phantom", "unrepaired", "seconds")
 
 
 @dataclass
 class Tally:
-    """Points tried and the harm they did.
+    """Points that were tried, and the harm that was found.
 
     Attributes
     ----------
     torn : int
-        A reader found a version mixed, incomplete or other than its manifest says, or none where there was one.
+        A reader found a version mixed, incomplete or different from its manifest, or none although there was one.
     lost : int
         Something acknowledged was gone: a version, a line of the journal, a hold.
     phantom : int
-        Something counts as done that was not, or the reverse: a night handled though not published.
+        Something counts as done that was not, or the reverse, such as a night handled but not published.
     unrepaired : int
         The next ordinary command did not succeed, or left something behind.
     found : list of str
-        What each harm was, in words.
+        A description of each harm.
     """
 
     attack: str
@@ -52,14 +52,14 @@ class Tally:
     found: list[str] = field(default_factory=list)
 
     def harm(self, kind: Harm, what: str) -> None:
-        """Count a harm and say what it was."""
+        """Count and describe a harm."""
         setattr(self, kind, getattr(self, kind) + 1)
         self.found.append(f"{kind}: {what}")
 
 
 @contextlib.contextmanager
 def tally(attack: str, least: int = 1) -> Iterator[Tally]:
-    """Give a tally for one attack; on leaving, report it, then fail unless enough was tried and nothing was harmed."""
+    """Yield the tally of an attack; on exit, report it, then fail if too few points were tried or there was harm."""
     made, began = Tally(attack), time.perf_counter()
     try:
         yield made
@@ -73,7 +73,7 @@ def tally(attack: str, least: int = 1) -> Iterator[Tally]:
 
 
 def main(path: str) -> None:
-    """Print reported runs as a table, those of one attack added up."""
+    """Print the reported runs as a table, with the runs of one attack added up."""
     rows: dict[str, list[float]] = {}
     for line in Path(path).read_text().splitlines():
         run = json.loads(line)

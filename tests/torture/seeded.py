@@ -1,6 +1,6 @@
 """Seeded mistakes: one safeguard at a time is removed from a copy of the package, and the tests must notice.
 
-The mistakes are data, in ``mistakes/*.toml``: what goes wrong, the file, the exact text, what stands there instead, and
+The mistakes are data, in ``mistakes/*.toml``: what goes wrong, the file, the exact text, its replacement, and
 the tests that fail then. Run as a program::
 
     python tests/torture/seeded.py [--only NAME]... [--jobs N] [--json FILE]
@@ -55,7 +55,7 @@ class Mistake:
     file : str
         Below ``embsync/``.
     old, new : str
-        The text, which occurs once, and what stands there instead.
+        The text, which occurs once, and its replacement.
     tests : tuple of str
         Node ids below ``tests/``, each of which fails with the mistake.
     torture : bool
@@ -75,7 +75,7 @@ class Mistake:
         return f"embsync/{self.file}"
 
     def complaint(self, root: Path = REPOSITORY) -> str | None:
-        """Return why the mistake cannot be made as it is written, None when it can."""
+        """Return why the mistake cannot be made as described, None if it can."""
         try:
             text = (root / self.path).read_text()
         except OSError as error:
@@ -95,7 +95,7 @@ class Mistake:
 
 
 def _there(root: Path, test: str) -> bool:
-    """Return whether a test is defined in its file, or in a module of tests beside it that a class there inherits."""
+    """Return whether a test is defined in its file, or in a module beside it from which a class there inherits."""
     file, _, name = test.partition("::")
     path = root / "tests" / file
     if not path.is_file() or not name:  # a whole file may be named
@@ -109,7 +109,7 @@ def _there(root: Path, test: str) -> bool:
 
 
 def _imported(path: Path) -> Iterator[Path]:
-    """Yield the modules beside a file that it imports from: its classes may inherit tests from theirs."""
+    """Yield modules beside a file from which it imports, since its classes may inherit their tests."""
     for module in re.findall(r"^from (\w+) import", path.read_text(), re.MULTILINE):
         beside = path.with_name(f"{module}.py")
         if beside.is_file():
@@ -121,7 +121,7 @@ def _defines(path: Path, start: str) -> bool:
 
 
 def mistakes() -> list[Mistake]:
-    """Return all of them, as the tables have them."""
+    """Return the mistakes of all tables."""
     rows = [
         {**row, "tests": tuple(row["tests"])}
         for table in sorted(_TABLES.glob("*.toml"))
@@ -132,7 +132,7 @@ def mistakes() -> list[Mistake]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a mistake was ``caught``, ``NOT caught``, or what kept that from being found out."""
+    """Whether a mistake was ``caught`` or ``NOT caught``, or what prevented the test."""
 
     name: str
     outcome: str
@@ -141,13 +141,13 @@ class Verdict:
 
     @property
     def caught(self) -> bool:
-        """Whether the tests noticed."""
+        """Whether the tests failed."""
         return self.outcome == "caught"
 
 
 @contextmanager
 def copied() -> Iterator[Path]:
-    """Give a copy of the project, whose package is the one that is imported there."""
+    """Yield a copy of the project, whose package is the one imported there."""
     with tempfile.TemporaryDirectory(prefix="embsync-seeded-") as directory:
         root = Path(directory) / "project"
         shutil.copytree(REPOSITORY, root, ignore=_LEFT_OUT, symlinks=True)
@@ -166,7 +166,7 @@ def _environment(root: Path) -> dict[str, str]:
 
 @cache
 def require_copy_first() -> None:
-    """Raise unless a copy's package wins over an installed one, whatever the working directory."""
+    """Raise unless the copy's package is imported instead of an installed one, in any working directory."""
     with copied() as root:
         for place in (root, Path("/")):
             found = subprocess.run(
@@ -182,7 +182,7 @@ def require_copy_first() -> None:
 
 
 def run_tests(root: Path, tests: Iterable[str], *, torture: bool = False, limit: float = 400.0) -> tuple[int, str]:
-    """Run tests against a copy, in their short form or that of ``make torture``; return exit code and last words."""
+    """Run tests against a copy, by default or as in ``make torture``; return exit code and last lines of output."""
     command = [
         sys.executable,
         "-m",
@@ -192,7 +192,7 @@ def run_tests(root: Path, tests: Iterable[str], *, torture: bool = False, limit:
         "-n0",
         "--no-header",
         "--tb=line",
-        *(f"-pno:{plugin}" for plugin in ("cacheprovider", "schemathesis", "anyio")),  # half of the time
+        *(f"-pno:{plugin}" for plugin in ("cacheprovider", "schemathesis", "anyio")),  # halves the time
         *(["-m", "torture"] if torture else []),
         *dict.fromkeys(f"tests/{test}" for test in tests),
     ]
@@ -206,7 +206,7 @@ def run_tests(root: Path, tests: Iterable[str], *, torture: bool = False, limit:
 
 
 def make(mistake: Mistake) -> Verdict:
-    """Make a mistake in a copy, and run the tests that must notice."""
+    """Make a mistake in a copy, and run the tests that must fail."""
     begin = time.monotonic()
     if (complaint := mistake.complaint()) is not None:
         return Verdict(mistake.name, "stale", 0.0, complaint)
@@ -214,9 +214,9 @@ def make(mistake: Mistake) -> Verdict:
     with copied() as root:
         file = root / mistake.path
         file.write_text(file.read_text().replace(mistake.old, mistake.new))
-        for test in mistake.tests:  # each by itself: the second must not hide behind the first
+        for test in mistake.tests:  # each in its own run, since ``-x`` ends a run at the first failure
             code, output = run_tests(root, [test], torture=mistake.torture)
-            ended = code < 0 and code != -signal.SIGKILL  # by what the mistake did; SIGKILL may be anybody's
+            ended = code < 0 and code != -signal.SIGKILL  # by a signal; SIGKILL may have other causes
             outcome = "caught" if code == 1 or ended else "NOT caught" if code == 0 else f"error {code}"
             if code == 0 and " passed" not in output:
                 outcome = "skipped"
@@ -226,7 +226,7 @@ def make(mistake: Mistake) -> Verdict:
 
 
 def sound(chosen: Iterable[Mistake]) -> str | None:
-    """Return what the tests say without any mistake, None when all pass."""
+    """Return the output of the tests without any mistake, None if all pass."""
     require_copy_first()
     rows = list(chosen)
     for torture in (False, True):
@@ -239,7 +239,7 @@ def sound(chosen: Iterable[Mistake]) -> str | None:
 
 
 def table(rows: Iterable[Mistake]) -> str:
-    """Return the documentation's page."""
+    """Return the page of the documentation."""
     lines = [
         f"| {row.name} | `{row.file}` | {', '.join(f'`{test}`' for test in row.tests)}"
         f"{' *(torture)*' if row.torture else ''} |"
@@ -250,7 +250,7 @@ def table(rows: Iterable[Mistake]) -> str:
 
 
 def main() -> int:
-    """Make the chosen mistakes; return 0 when each was caught."""
+    """Make the chosen mistakes; return 0 if each was caught."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", metavar="NAME", help="a name, with * for any text; may be repeated")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mistakes made at once")

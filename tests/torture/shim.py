@@ -1,4 +1,4 @@
-"""``shim.c``, built, and the wall clock that it shifts."""
+"""``shim.c``, compiled, and the wall clock that it shifts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import struct
 import subprocess
 from pathlib import Path
 
-#: Names the file through which :class:`WallClock` reaches the processes that have the shim loaded.
+#: The environment variable with the path of the file that processes with the shim map.
 CLOCK = "SHIM_CLOCK"
 _FIGURES = struct.Struct("ll")
 
 
 def build(directory: Path) -> Path | None:
-    """Build the shim in a directory; None where there is no compiler or no headers."""
+    """Build the shim in a directory; return None if there is no compiler or there are no headers."""
     built = directory / "shim.so"
     command = ["gcc", "-O1", "-shared", "-fPIC", "-o", built, Path(__file__).with_name("shim.c"), "-ldl"]
     try:
@@ -23,12 +23,12 @@ def build(directory: Path) -> Path | None:
 
 
 class WallClock:
-    """What processes with the shim take for the time: the real one and a shift, the same for all of them.
+    """The wall clock of processes with the shim: the real one plus a shift, the same for all of them.
 
     Parameters
     ----------
     path : path
-        A file to be made; the processes find it by the environment variable :data:`CLOCK`.
+        A file to be created; processes find it by the environment variable :data:`CLOCK`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,5 +42,5 @@ class WallClock:
         return int(_FIGURES.unpack_from(self._mapped)[1])
 
     def set(self, seconds: int) -> None:
-        """Set the clock so many seconds off the real one."""
+        """Shift the clock from the real one by a number of seconds."""
         struct.pack_into("l", self._mapped, 0, seconds)

@@ -1,4 +1,4 @@
-"""Clocks that jump: versions are ordered by number and by what they were made from, never by time."""
+"""Jumps of the clock: versions are ordered by number and by what they were made from, never by time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def watched() -> Iterator[Path]:
 
 @pytest.mark.parametrize("jumps", [3, pytest.param(200, marks=pytest.mark.torture)])
 def test_the_wall_clock_may_jump_at_any_time(watched: Path, monkeypatch: pytest.MonkeyPatch, jumps: int) -> None:
-    """By years, back and forth, in the middle of every publish: numbers, parents and the backlog stay as they are."""
+    """Jumps of years during every publish change neither numbers nor parents nor the backlog."""
     chance, shift = random.Random(3), dt.timedelta()
     real = dt.datetime
 
@@ -63,7 +63,7 @@ def _entries(found: object) -> list[object]:
 
 
 def test_waiting_for_a_lock_is_not_measured_by_the_wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the clock is set back by a year, nothing waits for a year."""
+    """A lock without a holder is acquired even if the clock was set back."""
     monkeypatch.setattr("time.time", lambda: -1e9)
     with exclusive(tmp_path / "lock", 0.0, "it"):
         pass

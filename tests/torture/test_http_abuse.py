@@ -1,6 +1,6 @@
-"""All kinds of abusive clients at once; small requests are answered all the time.
+"""All kinds of abusive clients at once; small requests are still answered.
 
-``EMBSYNC_ABUSE_SECONDS`` says for how long (600; ``make torture`` an hour).
+``EMBSYNC_ABUSE_SECONDS`` is the duration of the long run (600; an hour in ``make torture``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from embsync.store import Store
 
 SECONDS = float(os.environ.get("EMBSYNC_ABUSE_SECONDS", "600"))
 SIZES = {"items": 1500, "users": 100, "width": 8}
-#: Seconds in which health and a small search are answered, whatever happens; measured: under 1 on two busy cores.
+#: Seconds within which health and a small search are answered; measured: under 1 on two busy cores.
 PATIENCE = 10.0
 MIB = 1 << 20
-#: Errors of an attacker that has run out of something itself.
+#: Errors of an attacker that exhausted its own resources.
 _OWN = (errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -47,7 +47,7 @@ def root() -> Iterator[Path]:
 
 
 class Abuse:
-    """One server and those who abuse it."""
+    """A server and its attackers."""
 
     def __init__(self, server: Server, users: list[int]) -> None:
         self.server = server
@@ -63,14 +63,14 @@ class Abuse:
         return posted(json.dumps(asked).encode())
 
     def half_heads(self, chance: random.Random) -> None:
-        """Connections with a piece of a head, as many as come, held."""
+        """Send parts of request heads on many connections, and hold these open."""
         with contextlib.ExitStack() as held:
             for _ in range(chance.choice([10, 100, 300])):
                 held.enter_context(self.plug(HEAD[: chance.randrange(len(HEAD))]))
             self.stop.wait(chance.random())
 
     def slow_bodies(self, chance: random.Random) -> None:
-        """Bodies that come a byte at a time, in number beyond what is worked on at once."""
+        """Send bodies a byte at a time, more of them than the server handles at once."""
         head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16000000\r\n\r\n"
         with contextlib.ExitStack() as held:
             plugs = [held.enter_context(self.plug(head)) for _ in range(80)]
@@ -81,7 +81,7 @@ class Abuse:
                 self.stop.wait(0.05)
 
     def slow_readers(self, chance: random.Random) -> None:
-        """Large answers of which nothing is read."""
+        """Request large responses and read nothing."""
         with contextlib.ExitStack() as held:
             for _ in range(6):
                 plug = held.enter_context(self.plug())
@@ -90,20 +90,20 @@ class Abuse:
             self.stop.wait(2 * chance.random())
 
     def garbage(self, chance: random.Random) -> None:
-        """What is not HTTP, TLS among it."""
+        """Send what is not HTTP, such as TLS."""
         for _ in range(50):
             start = chance.choice([b"\x16\x03\x01", b"GET ", b"PRI * HTTP/2.0\r\n\r\n", HEAD, b""])
             self.heard(self.plug(start + chance.randbytes(chance.randrange(2000)) + b"\r\n\r\n"))
 
     def floods(self, chance: random.Random) -> None:
-        """Requests one after the other without a look at the answers, and heads that never end."""
+        """Send requests without reading the responses, and heads that never end."""
         with self.plug() as plug, contextlib.suppress(OSError):
             plug.settimeout(1)
             for _ in range(20):
                 plug.sendall(chance.choice([(HEAD + b"\r\n") * 500, HEAD + b"X-Y: z\r\n" * 5000, b"\r\n" * 50_000]))
 
     def forged(self, chance: random.Random) -> None:
-        """Names, lengths and encodings that lie."""
+        """Send false names, lengths and encodings."""
         lines = [
             b"Host: evil.example",
             b"Host: a, b",
@@ -136,7 +136,7 @@ class Abuse:
             self.heard(self.plug(b"\r\n".join([target + b" HTTP/1.1", *some, b"", b"0\r\n\r\n"])))
 
     def products(self, chance: random.Random) -> None:
-        """The largest that is allowed, and more, and gone before it is answered."""
+        """Send the largest allowed requests, and larger ones, and sometimes close before the response."""
         for asked in (
             self.large(),
             self.large(k=1000, queries=1000),
@@ -149,16 +149,16 @@ class Abuse:
                     self.heard(plug)
 
     def storm(self, chance: random.Random) -> None:
-        """Connections opened and reset as fast as can be."""
+        """Open and reset connections as fast as possible."""
         for _ in range(300):
             with self.plug() as plug:
                 if chance.random() < 0.5:
                     plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     def plug(self, sent: bytes = b"") -> socket.socket:
-        """Return a connection that sent something, as far as the server took it."""
+        """Return a connection on which data was sent, as far as the server accepted it."""
         where = ("127.0.0.1", int(self.server.where.rsplit(":", 1)[1]))
-        # From one address, ports run out: each connection keeps its own for a minute after it is closed.
+        # A single address would run out of ports: each connection keeps its port for a minute after it is closed.
         own = (f"127.0.{random.randrange(1, 255)}.{random.randrange(1, 255)}", 0)
         plug = socket.create_connection(where, timeout=20, source_address=own)
         with contextlib.suppress(OSError):
@@ -166,7 +166,7 @@ class Abuse:
         return plug
 
     def heard(self, plug: socket.socket) -> None:
-        """Note the status of an answer."""
+        """Record the status of a response."""
         with plug, contextlib.suppress(OSError):
             plug.settimeout(1)
             said = plug.recv(1 << 16)
@@ -174,27 +174,27 @@ class Abuse:
                 self.statuses[int(said[9:12])] += 1
 
     def keep_on(self, attack: Callable[[random.Random], None], seed: int) -> None:
-        """Attack until it is over."""
+        """Repeat an attack until the end."""
         chance = random.Random(seed)
         while not self.stop.is_set():
             try:
                 attack(chance)
             except TimeoutError:
                 self.failures.append(f"{attack.__name__}: no connection in 20 s")
-            except OSError as error:  # the server defends itself
+            except OSError as error:  # the server may refuse or reset connections
                 if error.errno in _OWN:
                     self.failures.append(f"{attack.__name__}: {error}")
             self.tried[attack.__name__] += 1
 
     def probe(self) -> None:
-        """Request health and a small search; both in time, the second repeated after a 503."""
+        """Request health and a small search; both must succeed in time, repeated after a 429 or 503."""
         while not self.stop.is_set():
             for path, body in (("/healthz", None), ("/v1/search", {"users": self.users[:1], "k": 3})):
                 self.answered(path, body)
             self.tried["probes"] += 1
 
     def answered(self, path: str, body: object) -> None:
-        """Ask until there is an answer, for as long as a client would wait."""
+        """Repeat a request until it succeeds, for at most ``PATIENCE`` seconds."""
         end, status = time.monotonic() + PATIENCE, 0
         while time.monotonic() < end:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -207,7 +207,7 @@ class Abuse:
 
 
 def posted(body: bytes) -> bytes:
-    """Return a request as it is sent."""
+    """Return the bytes of a request."""
     return (
         b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
@@ -215,18 +215,18 @@ def posted(body: bytes) -> bytes:
 
 
 def descriptors(process: int) -> int:
-    """Count a process's descriptors."""
+    """Return the number of a process's descriptors."""
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
 def overflows() -> int:
-    """Count the connections that the kernel dropped since it began, as a queue of those to be accepted was full."""
+    """Return the number of connections that the kernel has dropped since it started because a listen queue was full."""
     names, figures = (line.split() for line in Path("/proc/net/netstat").read_text().splitlines()[:2])
     return int(figures[names.index("ListenOverflows")])
 
 
 def settled(true: Callable[[], bool], seconds: float = 60.0) -> bool:
-    """Wait until something holds; return whether it does."""
+    """Wait until a condition holds; return whether it does."""
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.1)
@@ -234,7 +234,7 @@ def settled(true: Callable[[], bool], seconds: float = 60.0) -> bool:
 
 
 def abused(root: Path, seconds: float, made: Tally) -> None:
-    """Run every attack at once for so long."""
+    """Run all attacks at once for a number of seconds."""
     with serving(
         root,
         "--max-connections",
@@ -285,7 +285,7 @@ def abused(root: Path, seconds: float, made: Tally) -> None:
             made.harm("lost", failure)
         if strange := {status for status in abuse.statuses if status >= 500} - {501, 503}:
             made.harm("torn", f"answers {strange}")
-        if most - before[0] > 128 * MIB + 128 * MIB:  # what is estimated, and what allocators and buffers keep
+        if most - before[0] > 128 * MIB + 128 * MIB:  # the estimated memory, and that of allocators and buffers
             made.harm("lost", f"{(most - before[0]) / MIB:.0f} MiB")
         if not settled(lambda: descriptors(process) <= before[1] + 8):
             made.harm("unrepaired", f"{descriptors(process)} descriptors, {before[1]} before")
@@ -305,6 +305,6 @@ def abused(root: Path, seconds: float, made: Tally) -> None:
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("seconds", [6.0, pytest.param(SECONDS, marks=pytest.mark.torture)])
 def test_no_client_can_stop_the_server(root: Path, seconds: float) -> None:
-    """Health and a small search are answered in time; no 5xx but 501 and 503; memory and descriptors come back."""
+    """Health and a small search are answered in time; no 5xx but 501 and 503; memory and descriptors are released."""
     with tally("abuse over HTTP", least=20) as made:
         abused(root, seconds, made)

@@ -1,6 +1,6 @@
-"""Searches with filters and labels while versions are published and relabelled: every answer right, memory flat.
+"""Searches with filters and labels during publishes and relabelling: all responses are right, and memory stays flat.
 
-``EMBSYNC_LOAD_SECONDS`` says for how long (600), in which 60 nights are published and as many times labels change.
+``EMBSYNC_LOAD_SECONDS`` is the duration of the long run (600), with 60 nights and as many changes of labels.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from torture.labelled import NAMES, SIZES, Question, catalogue, change_labels, m
 
 SECONDS = float(os.environ.get("EMBSYNC_LOAD_SECONDS", "600"))
 NIGHTS = 60
-#: Answers that a run has at least, however slow the machine is.
+#: Responses that a run has at least, even on a slow machine.
 LEAST = 20
 MIB = 1 << 20
-#: Memory may grow by so much after the first two fifths of a run; measured: 2 MiB in ten minutes.
+#: The allowed growth of memory after the first two fifths of a run; measured: 2 MiB in ten minutes.
 FLAT = 24 * MIB
 
 
@@ -45,13 +45,13 @@ def root() -> Iterator[Path]:
 
 
 class Load:
-    """A store that changes, and clients that ask for it over HTTP."""
+    """A store that changes, and HTTP clients that search it."""
 
     def __init__(self, root: Path, server: Server) -> None:
         self.root = root
         self.server = server
         self.stop = threading.Event()
-        self.versions = {1: (0, 0)}  # the night and the turn of labels of each
+        self.versions = {1: (0, 0)}  # the night and the turn of labels of each version
         self.failures: list[str] = []
         self.answers = 0
         self.lock = threading.Lock()
@@ -63,20 +63,20 @@ class Load:
         self.versions[act(self.root, number, operation)] = (number, operation)
 
     def of(self, version: int) -> tuple[int, int]:
-        """Return the night and the turn of a version, which is served before the publisher reports it."""
+        """Return the night and the turn of a version, which may be served before its publisher has returned."""
         end = time.monotonic() + 60
         while version not in self.versions and time.monotonic() < end:
             time.sleep(0.01)
         return self.versions[version]
 
     def client(self, seed: int) -> None:
-        """Ask until it is over, by one connection, and check each answer."""
+        """Send requests on one connection until the end, and check each response."""
         chance, connection = random.Random(seed), self.server.connect()
         while not self.stop.is_set():
             asks = chance.choice([self.search, self.search, self.search, self.search_by_url, self.lookup])
             try:
                 wrong = asks(chance, connection)
-            except Exception as error:  # a connection that is closed, an answer that is no JSON: a failed request
+            except Exception as error:  # such as a closed connection or invalid JSON: a failed request
                 wrong, connection = f"{asks.__name__}: {error!r}", self.server.connect()
             with self.lock:
                 self.answers += 1
@@ -85,7 +85,7 @@ class Load:
         connection.close()
 
     def search(self, chance: random.Random, connection: HTTPConnection) -> str | None:
-        """Ask in a body."""
+        """Search with a request body."""
         question = self.question(chance)
         fields = {**question.fields(), "labels": list(NAMES), "null_ids": True}
         if question.kind != "vectors":
@@ -93,7 +93,7 @@ class Load:
         return self.searched(question, self.server.ask("/v1/search", fields, connection=connection))
 
     def search_by_url(self, chance: random.Random, connection: HTTPConnection) -> str | None:
-        """Ask in a URL: ids and conditions."""
+        """Search with ids and conditions in the URL."""
         question = self.question(chance)
         if question.kind == "vectors" or question.allowed is not None or question.blocked is not None:
             return self.search(chance, connection)
@@ -104,11 +104,11 @@ class Load:
         return self.searched(question, self.server.ask(path, connection=connection))
 
     def question(self, chance: random.Random) -> Question:
-        """Return some question about items of the newest version."""
+        """Return a random search for items of the newest version."""
         return Question.any(chance, list(catalogue(*self.versions[max(self.versions)])))
 
     def searched(self, question: Question, answer: Any) -> str | None:
-        """Return what is wrong with the answer to a search."""
+        """Return what is wrong with the response to a search."""
         if answer.status != 200:
             return f"{answer.status} {answer.body[:300]!r} to {question}"
         plain = answer.plain
@@ -131,7 +131,7 @@ class Load:
         return question.wrong(number, turn, known, hits)
 
     def lookup(self, chance: random.Random, connection: HTTPConnection) -> str | None:
-        """Look up some items of the newest version and one that was never there."""
+        """Look up some items of the newest version and an unknown one."""
         asked = [*chance.choices(list(catalogue(*self.versions[max(self.versions)])), k=5), -5]
         fields = {"side": "items", "ids": asked, "labels": list(NAMES), "missing": "nan"}
         answer = self.server.ask("/v1/lookup", fields, connection=connection)
@@ -148,7 +148,7 @@ class Load:
 
 
 def run(root: Path, seconds: float, nights: int, made_up: Tally) -> None:
-    """Publish so many nights, and as many times other labels, in so many seconds, under load."""
+    """Publish nights, and change labels as often, in a number of seconds under load."""
     with serving(root) as server, running("from torture.labelled import main; main()", root, 7) as reader:
         assert reader.stdout is not None
         said: list[str] = []
@@ -191,6 +191,6 @@ def run(root: Path, seconds: float, nights: int, made_up: Tally) -> None:
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize(("seconds", "nights"), [(1.0, 2), pytest.param(SECONDS, NIGHTS, marks=pytest.mark.torture)])
 def test_every_answer_is_right_while_versions_and_labels_change(root: Path, seconds: float, nights: int) -> None:
-    """No request fails; each answer is of the version it names, meets its filters, and is as long as it can be."""
+    """No request fails; each response belongs to the version it names, meets its filters, and is complete."""
     with tally("filters and labels under load", least=LEAST) as made_up:
         run(root, seconds, nights, made_up)

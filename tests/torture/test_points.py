@@ -1,4 +1,4 @@
-"""Kills, interrupts, ends and failing calls at every point of every command, a few by default."""
+"""Kills, interrupts, terminations and failing calls at every point of every command; a few of them by default."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def _run(program: str, attack: str, most: int, seed: int = 20) -> None:
 
 @pytest.mark.parametrize("most", [12, pytest.param(20_000, marks=LONG)])
 def test_a_process_may_be_killed_or_interrupted_at_any_call(most: int) -> None:
-    """SIGKILL, SIGINT and SIGTERM around each call of each command: nothing torn, lost, claimed or beyond mending."""
+    """After SIGKILL, SIGINT or SIGTERM at any call of any command, nothing is torn, lost, phantom or unrepaired."""
     _run("points.py", "kill -9, SIGINT, SIGTERM at a call", most)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 @pytest.mark.parametrize("most", [16, pytest.param(6_000, marks=LONG)])
 def test_any_system_call_may_fail(most: int) -> None:
-    """A call of the C library fails, is short or falsely succeeds, once, thrice or always, in FAISS too."""
+    """The store stays intact if calls of the C library, also from FAISS, fail, are short or falsely succeed."""
     _run("failing.py", "failing and short calls, and false success", most)
 
 
 @pytest.mark.parametrize("most", [3, pytest.param(2_000, marks=LONG)])
 def test_a_process_may_be_killed_at_any_moment(most: int) -> None:
-    """Signals at random moments while commands follow each other: what was acknowledged is there."""
+    """After a signal at a random moment, every acknowledged version is in the journal."""
     _run("moments.py", "kill -9, SIGINT, SIGTERM at a moment", most)
 
 
 @pytest.mark.parametrize("most", [2, pytest.param(1_200, marks=LONG)])
 def test_the_power_may_fail_at_any_moment(most: int) -> None:
-    """A real ext4 loses what was not made durable: acknowledged changes persist, and every version is intact."""
+    """After a power cut of a real ext4, acknowledged changes persist, and every version is intact."""
     _run("power.py", "power cuts on ext4", most)
 
 
 @pytest.mark.parametrize("most", [10, pytest.param(1_680, marks=LONG)])
 def test_the_disk_may_be_full_after_any_page(most: int) -> None:
-    """Each command on a disk with room for so many pages: as it was, or as it was to be; ``prune`` makes room."""
+    """Each command on a disk with few free pages leaves the old or the new state; ``prune`` frees space."""
     _run("full.py", "a disk that is actually full", most)

@@ -1,4 +1,4 @@
-"""The figures of long runs are counted, written down and added up."""
+"""The results of long runs are counted, written and added up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torture.report import main, tally
 def test_a_run_reports_a_line_and_fails_on_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Harm fails the run after it was written down; runs of one attack are added up in the table."""
+    """Harm fails the run after it was written; the runs of one attack are added up in the table."""
     report = tmp_path / "report.jsonl"
     monkeypatch.setattr("torture.report._REPORT", str(report))
     with tally("power cuts") as good:
@@ -34,13 +34,13 @@ def _report_harm() -> None:
 
 
 def test_a_run_with_too_few_points_fails() -> None:
-    """Points that were meant and not tried are no proof."""
+    """A run fails if fewer points were tried than intended."""
     with pytest.raises(AssertionError, match="3 points tried, not the 20 that were meant"), tally("kills", 20) as made:
         made.points = 3
 
 
 def test_a_run_of_pytest_writes_its_report_to_the_given_file(tmp_path: Path) -> None:
-    """Although tests run without the variables of the caller."""
+    """The variable is read before the tests remove the variables of the caller."""
     report = tmp_path / "report.jsonl"
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-pno:cacheprovider", __file__, "-k", "with_too_few_points"]
     subprocess.run(command, env={**os.environ, "EMBSYNC_TORTURE_REPORT": str(report)}, check=True, capture_output=True)

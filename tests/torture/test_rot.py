@@ -1,7 +1,7 @@
-"""One bit of one file of a store changes; then verify, readers, the next night, ``widen`` and ``rollback``.
+"""One bit of one file of a store is flipped; then verify, readers, the next night, ``widen`` and ``rollback`` run.
 
-Allowed is that nothing comes of it, or that it is found and named and an ordinary command mends the store. Never is it
-published onward, never is a snapshot blamed, never does anything but the project's own errors come out.
+The flip must have no effect, or be reported and repaired by an ordinary command. It is never published
+onward, no snapshot is reported as its cause, and only the project's own errors are raised.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FLIPS = 10_000
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A watched directory whose fifth night waits, and a store with every file it may hold."""
+    """A watched directory whose fifth night is not yet handled, and a store with every file that it may contain."""
     with quick_directory() as place:
         root = build(place)
         drop(place, 5)
@@ -79,7 +79,7 @@ def regions(path: Path, chance: random.Random, count: int) -> list[int]:
 
 
 def points(root: Path, flips: int) -> Iterator[tuple[Path, int, int]]:
-    """Yield file, offset and bit of as many places, spread evenly over all files of a store and its link."""
+    """Yield file, offset and bit of this many flips, spread evenly over all files of a store."""
     chance = random.Random(1)
     files = [path for path in files_of(root) if path.stat().st_size]
     each = -(-flips // len(files))
@@ -89,38 +89,39 @@ def points(root: Path, flips: int) -> Iterator[tuple[Path, int, int]]:
 
 
 def published(root: Path) -> dict[str, bytes]:
-    """Return all a version serves that its damaged parent may have changed."""
+    """Return the files of the current version that damage of its parent may affect."""
     with open_version(root) as version:
         found = {
             entry.path: (version.path / entry.path).read_bytes()
             for entry in version.record.files
             if entry.path not in (layout.INDEX, layout.INDEX_ROWS)
         }
-    found[layout.LINEAGE_TIMES] = found[layout.LINEAGE_TIMES][:-8]  # without its own
+    found[layout.LINEAGE_TIMES] = found[layout.LINEAGE_TIMES][:-8]  # without the time of the version itself
     return found
 
 
 class Harm(Exception):
-    """What must not be."""
+    """A result that must not occur."""
 
 
 def ask(root: Path) -> None:
-    """Read as a consumer does; damage is an error of the store, or in the answer where nothing was hashed."""
+    """Read as a consumer does; damage may raise an error of the project, or affect results that were not verified."""
     with contextlib.suppress(EmbsyncError, UserWarning), np.errstate(all="ignore"), embsync.open(root) as reader:
         version = reader.current
         version.items.lookup(version.items.names(np.arange(3)), missing="nan")
         version.transform.items(np.ones((1, version.record.snapshot.width), np.float32))
         with contextlib.suppress(EmbsyncError):
-            verify(version)  # as a follower and the server do, before anything is served
+            verify(version)  # as a follower and the server do before they serve a version
             version.search(version.items.vectors[:2], k=3)
 
 
 def examine(root: Path, directory: Path, good: dict[str, bytes], name: Path, *, thorough: bool) -> str:
-    """Do all that may follow to a store with one flipped bit in a file; return how it ended.
+    """Use a store with one flipped bit in every way; return how it ended.
 
     Raises
     ------
     Harm
+        If the flip was not reported, was published onward, or could not be repaired.
     """
     ask(root)
     number = int(name.parts[1]) if name.parts[0] == layout.VERSIONS else None
@@ -130,7 +131,7 @@ def examine(root: Path, directory: Path, good: dict[str, bytes], name: Path, *, 
                 raise Harm(f"unrepaired: {command[0]} ended otherwise")
     if number is not None:
         _require_found(root, number)
-    if number in (1, 2):  # not what the night is made from
+    if number in (1, 2):  # the night is not made from these versions
         return "found"
     carried = number is not None and name.name not in (layout.INDEX, layout.INDEX_ROWS)
     if carried and thorough:
@@ -153,7 +154,7 @@ def examine(root: Path, directory: Path, good: dict[str, bytes], name: Path, *, 
 
 
 def _require_found(root: Path, number: int) -> None:
-    """Require that ``verify`` and ``rollback`` find what is damaged of a version."""
+    """Require that ``verify`` and ``rollback`` report the damage of a version."""
     try:
         found = Store(root).damaged_files(number) != []
     except StoreError:
@@ -165,7 +166,7 @@ def _require_found(root: Path, number: int) -> None:
 
 
 def _next_night(root: Path, directory: Path, good: dict[str, bytes] | None) -> str:
-    """Publish what waits; return ``published`` or the error's name."""
+    """Publish the queue; return ``published`` or the name of the error."""
     queue = waiting(root, directory)
     again = {entry.child.name for entry in queue if entry.fingerprint is None} - {"day=5"}
     if again:
@@ -190,14 +191,14 @@ def _next_night(root: Path, directory: Path, good: dict[str, bytes] | None) -> s
 
 
 def reported(work: Callable[[], object], *, apart: bool) -> str | None:
-    """Do work, in a child of its own if it may end its process; return the harm, None where there is none."""
+    """Run work, in a child if it may end its process; return the harm, None if there is none."""
     if not apart:
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 work()
         except Harm as harm:
             return str(harm)
-        except Exception as error:  # which is the harm that is looked for
+        except Exception as error:  # which counts as harm
             return f"unexpected {type(error).__name__}: {error}"
         return None
     read, written = os.pipe()
@@ -214,13 +215,13 @@ def reported(work: Callable[[], object], *, apart: bool) -> str | None:
 
 
 def kind_of(harm: str) -> Any:
-    """Return under which heading a harm counts."""
+    """Return the column of the tally for a harm."""
     first = harm.partition(":")[0]
     return first if first in {"torn", "lost", "phantom"} else "unrepaired"
 
 
 def rot(directory: Path, places: Iterable[tuple[Path, int, int]], made: Tally) -> None:
-    """Flip bits one at a time and count what comes of them."""
+    """Flip bits one at a time and count the harm."""
     base, root = directory / "S", directory / "copy"
     copy(base, root)
     (entry,) = waiting(root, directory)
@@ -245,7 +246,7 @@ def rot_of_the_link(directory: Path, made: Tally) -> None:
             changed = bytearray(target)
             changed[offset] ^= 1 << bit
             if 0 in changed:
-                continue  # no link can have it
+                continue  # a link cannot contain a NUL byte
             copy(base, root)
             (root / "current").unlink()
             (root / "current").symlink_to(os.fsdecode(bytes(changed)))
@@ -256,7 +257,7 @@ def rot_of_the_link(directory: Path, made: Tally) -> None:
 
 
 def linked(root: Path, directory: Path) -> str:
-    """Do what may follow a damaged link: it names another version, or damage that ``rollback`` mends."""
+    """Use a damaged link: it names another version, or is damage that ``rollback`` repairs."""
     ask(root)
     try:
         with open_version(root) as version:
@@ -269,14 +270,14 @@ def linked(root: Path, directory: Path) -> str:
 
 
 def test_a_flipped_bit_is_detected(directory: Path) -> None:
-    """A bit of one file in three."""
+    """Tested with one bit of every third file."""
     with tally("bit rot", least=20) as made:
         rot(directory, list(points(directory / "S", 1))[::3], made)
 
 
 @pytest.mark.torture
 def test_every_flipped_bit_is_detected(directory: Path) -> None:
-    """Ten thousand bits, in every region of every file, and every bit of ``current``."""
+    """Tested with ten thousand bits, in every region of every file, and with every bit of ``current``."""
     with tally("bit rot", least=FLIPS) as made:
         rot(directory, points(directory / "S", FLIPS), made)
         rot_of_the_link(directory, made)

@@ -1,4 +1,4 @@
-"""What a watched directory holds: order, names left alone, evidence of completeness, memory between looks."""
+"""Contents of a watched directory: order, ignored names, evidence of completeness, and memory between scans."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AT_ONCE = WatchConfig(settle_seconds=0)
 
 
 def once(watched: Path, watch: WatchConfig = AT_ONCE, later: float = 0) -> dict[str, Child]:
-    """Scan once, ``later`` seconds after the last change, however long ago that is by now."""
+    """Scan as if ``later`` seconds had passed since the last change."""
     changed = max((path.lstat().st_ctime for path in watched.rglob("*")), default=time.time())
     found = discover(watched, watch, SNAPSHOT, now=changed + 0.001 + later)
     return {child.name: child for child in found.children}
@@ -52,7 +52,7 @@ def states(children: dict[str, Child]) -> dict[str, tuple[str, str]]:
 
 
 def write_manifest(folder: Path, **changes: object) -> None:
-    """List the files of a snapshot in its manifest.json."""
+    """Write a manifest.json with the files of a snapshot."""
     files = [
         {
             "path": str(file.relative_to(folder)),
@@ -82,7 +82,7 @@ def test_natural_order_is_total(names: list[str]) -> None:
 
 
 def test_snapshots_are_in_order_of_time_if_configured(tmp_path: Path) -> None:
-    """By the newest file in it, not by the directory's own time."""
+    """The time of a snapshot is that of its newest file, not of its directory."""
     for name, when in (("a", 3000), ("b", 1000), ("c", 2000)):
         write_npy(tmp_path / name, model(items=3, users=3))
         for file in (tmp_path / name).iterdir():
@@ -142,7 +142,7 @@ def test_an_archive_without_arrays_of_a_side_is_not_a_snapshot(
 
 
 def test_a_missing_watched_directory_is_reported(tmp_path: Path) -> None:
-    """A missing directory is exit code 6; a file in its place is exit code 3."""
+    """A missing directory raises ``NotFoundError``, a file in its place ``SnapshotError``."""
     with pytest.raises(NotFoundError):
         once(tmp_path / "none")
     (tmp_path / "file").touch()
@@ -151,7 +151,7 @@ def test_a_missing_watched_directory_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_settles_while_nothing_changes(tmp_path: Path) -> None:
-    """Every change restarts the time, even one that keeps names and sizes."""
+    """Every change restarts the period, even one that keeps names and sizes."""
     path = write_npy(tmp_path / "day=1", model())
     watch = WatchConfig(settle_seconds=30)
 
@@ -171,7 +171,7 @@ def test_a_snapshot_settles_while_nothing_changes(tmp_path: Path) -> None:
 
 
 def test_a_single_scan_uses_the_time_of_the_last_change(tmp_path: Path) -> None:
-    """Without memory, times of change are used; an old mtime, as preserved by a copy, does not count."""
+    """Without memory, inode change times are used; an old mtime, as preserved by a copy, is ignored."""
     path = write_npy(tmp_path / "day=1", model())
     for file in path.iterdir():
         os.utime(file, (1000, 1000))
@@ -181,7 +181,7 @@ def test_a_single_scan_uses_the_time_of_the_last_change(tmp_path: Path) -> None:
 
 
 def test_a_marker_completes_at_once_at_the_root_or_in_every_side(tmp_path: Path) -> None:
-    """Spark writes one into each side's directory; a side without one is unfinished, or has not been started."""
+    """Spark writes a marker into each side's directory; a side without one is incomplete or has not been started."""
     watch = WatchConfig(settle_seconds=1000)
     write_npy(tmp_path / "root", model())
     (tmp_path / "root" / "_SUCCESS").touch()
@@ -237,7 +237,7 @@ LATE_DATA = {
 @pytest.mark.parametrize("how", LATE_DATA)
 @pytest.mark.parametrize("where", ["", "items"])
 def test_marker_and_data_are_compared_by_their_change_times(tmp_path: Path, how: str, where: str) -> None:
-    """``cp -p``, ``rsync -t`` and ``touch -d`` set mtimes; only the kernel sets the inode's time of change."""
+    """``cp -p``, ``rsync -t`` and ``touch -d`` set mtimes; only the kernel sets the inode's change time."""
     watch = WatchConfig(settle_seconds=50)
     folder = tmp_path / "day=1" / where
     write_npy(folder, model())
@@ -262,7 +262,7 @@ def test_marker_and_data_are_compared_by_their_change_times(tmp_path: Path, how:
 
 
 def test_the_name_of_the_marker_is_configurable(tmp_path: Path) -> None:
-    """Even if its name does not begin with an underscore."""
+    """The name need not begin with an underscore."""
     path = write_npy(tmp_path / "day=1", model())
     watch = WatchConfig(complete="marker", marker="done.txt")
     assert once(tmp_path, watch)["day=1"].state == "waiting"
@@ -300,7 +300,7 @@ def test_a_manifest_completes_when_sizes_agree(tmp_path: Path) -> None:
 def test_a_snapshot_that_differs_from_its_manifest_waits(
     tmp_path: Path, changes: dict[str, object], state: str, message: str
 ) -> None:
-    """Missing or different files are waited for; names outside the snapshot are never opened."""
+    """Missing files and other sizes are waited for; paths outside the snapshot are never opened."""
     path = write_npy(tmp_path / "day=1", model())
     write_manifest(path, **changes)
     child = once(tmp_path)["day=1"]
@@ -309,7 +309,7 @@ def test_a_snapshot_that_differs_from_its_manifest_waits(
 
 @pytest.mark.parametrize("complete", ["auto", "manifest"])
 def test_hashes_are_compared_wherever_a_manifest_is_evidence(tmp_path: Path, complete: str) -> None:
-    """When the snapshot is handled; nothing is published from other contents."""
+    """They are compared when the snapshot is handled; other contents are not published."""
     write_manifest(write_npy(tmp_path / "watch/day=1", model()), sha256="0" * 64)
     config = configured(watch__path=str(tmp_path / "watch"), watch__complete=complete)
     (child,) = once(tmp_path / "watch", config.watch).values()
@@ -320,7 +320,7 @@ def test_hashes_are_compared_wherever_a_manifest_is_evidence(tmp_path: Path, com
 
 
 def test_progress_of_hashing_never_exceeds_100_percent(tmp_path: Path) -> None:
-    """However much longer a file is than by its manifest."""
+    """It holds even if a file is longer than its manifest says."""
     path = write_npy(tmp_path / "day=1", model())
     shares: list[float] = []
     write_manifest(path)
@@ -342,7 +342,7 @@ def test_a_file_missing_in_the_manifest_makes_the_snapshot_wait(tmp_path: Path) 
 
 @pytest.mark.parametrize("text", ["", "{", '{"files": []}', '{"version": 1}', '{"files": [{"path": 1}]}', "[" * 9999])
 def test_another_kind_of_manifest_is_not_evidence(tmp_path: Path, text: str) -> None:
-    """With auto, the next evidence is used; with manifest, the snapshot waits."""
+    """With ``auto``, the next evidence is used; with ``manifest``, the snapshot waits."""
     path = write_npy(tmp_path / "day=1", model())
     (path / "manifest.json").write_text(text)
     assert once(tmp_path)["day=1"].reason == "settled"
@@ -350,14 +350,14 @@ def test_another_kind_of_manifest_is_not_evidence(tmp_path: Path, text: str) -> 
 
 
 def test_a_single_file_cannot_have_a_marker(tmp_path: Path) -> None:
-    """The reason explains it, with the setting that would help."""
+    """The reason names the setting that would help."""
     np.savez(tmp_path / "day=2.npz", items=np.ones((2, 2), np.float32), item_ids=np.arange(2))
     assert "watch.complete: settled" in once(tmp_path, WatchConfig(complete="marker"))["day=2.npz"].reason
     assert once(tmp_path, WatchConfig(complete="settled", settle_seconds=0))["day=2.npz"].state == "ready"
 
 
 def test_a_file_open_for_writing_is_waited_for(tmp_path: Path) -> None:
-    """The kernel knows writers that change neither size nor times: an open handle, or only a memory map."""
+    """The kernel knows writers that change neither size nor times: an open descriptor, or only a memory map."""
     path = write_npy(tmp_path / "day=1", model())
     target = path / "items.npy"
     _require_leases(target)
@@ -370,7 +370,7 @@ def test_a_file_open_for_writing_is_waited_for(tmp_path: Path) -> None:
 
 
 def _require_leases(path: Path) -> None:
-    """Skip the test unless the kernel grants read leases here."""
+    """Skip the test unless the kernel grants read leases."""
     with path.open("rb") as file:
         try:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -380,7 +380,7 @@ def _require_leases(path: Path) -> None:
 
 
 def test_a_writer_during_the_check_for_writers_does_no_harm(tmp_path: Path) -> None:
-    """A broken lease sends a signal that by default ends a process; here neither process is affected."""
+    """A broken lease sends a signal that by default ends a process; neither process is affected."""
     target = tmp_path / "items.npy"
     target.write_bytes(b"data")
     code = f"while True:\n open({str(target)!r}, 'r+b').close()"
@@ -397,7 +397,7 @@ def test_a_writer_during_the_check_for_writers_does_no_harm(tmp_path: Path) -> N
 
 
 def test_traces_of_a_writer_are_waited_for(tmp_path: Path) -> None:
-    """A snapshot with a temporary name inside, or with Spark's directory of work in progress, has not settled."""
+    """A snapshot that contains a temporary name, or Spark's directory of work in progress, has not settled."""
     path = write_npy(tmp_path / "day=1", model())
     (path / "users.npy").rename(path / "users.npy.tmp")
     assert once(tmp_path)["day=1"].reason.startswith("users.npy.tmp to be renamed or removed")

@@ -1,4 +1,4 @@
-"""The watch on one directory: armed again wherever it went blind, with the kernel's own events."""
+"""The watch on a directory: armed again whenever it stops working, with events of the real kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embsync.watching.events import Watcher
 
 
 class Watch:
-    """A watcher, and whether it called back since the last check."""
+    """A watcher, and whether it has called back."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -23,11 +23,11 @@ class Watch:
         self.watcher = Watcher(path, self.nudged.set, retry_seconds=10.0)
 
     def armed(self, now: float = 0.0) -> int:
-        """Check; return how often it was armed."""
+        """Check the watch; return how often it has been armed."""
         return self.watcher.check(now).armed
 
     def assert_sees(self, folder: Path | None = None) -> None:
-        """Assert that something new in the directory is reported."""
+        """Assert that a new entry of the directory is reported."""
         self.nudged.clear()
         ((folder or self.path) / f"new-{len(list((folder or self.path).iterdir()))}").mkdir()
         assert self.nudged.wait(PATIENCE)
@@ -64,7 +64,7 @@ def _linked(path: Path) -> None:
 
 @pytest.mark.parametrize("replace", [_renamed, _replaced, _linked])
 def test_a_replaced_watched_directory_is_watched_again(watch: Watch, replace: Callable[[Path], None]) -> None:
-    """Changes in the new directory are noticed from the next check on; an unchanged root is armed once."""
+    """Changes in the new directory are noticed after the next check; an unchanged directory is armed once."""
     assert [watch.armed() for _ in range(3)] == [1, 1, 1]
     watch.assert_sees()
     for child in watch.path.iterdir():
@@ -87,7 +87,7 @@ def test_a_moved_directory_is_no_longer_watched(watch: Watch) -> None:
 
 
 def test_a_missing_watched_directory_is_watched_once_it_appears(watch: Watch) -> None:
-    """No thread remains for a missing root."""
+    """While the directory is missing, no thread is left."""
     watch.path.rmdir()
     health = watch.watcher.check(0.0)
     assert (health.state, health.armed) == ("missing", 1)
@@ -113,7 +113,7 @@ def _fail(*_: object) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("kill", [_dead_emitter, _dead_dispatcher])
 def test_a_dead_event_thread_is_replaced(watch: Watch, kill: Callable[[Any], None]) -> None:
-    """Whether it reads the kernel's events or dispatches them: without it, no event would be noticed."""
+    """It holds for the thread that reads the kernel's events and the one that dispatches them."""
     observer: Any = watch.watcher._observer
     threads = [observer, *observer.emitters]
     kill(observer)
@@ -125,7 +125,7 @@ def test_a_dead_event_thread_is_replaced(watch: Watch, kill: Callable[[Any], Non
 
 
 def test_a_refused_watch_is_retried_after_a_pause(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until then there are only rescans, with the reason; another root is tried at once."""
+    """Until then, there are only rescans, with the reason; another directory is tried at once."""
     real = BaseObserver.start
     asked: list[int] = []
 

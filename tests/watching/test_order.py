@@ -1,4 +1,4 @@
-"""Which snapshot comes after which: nights as schedulers and training jobs name them, and what must never come back."""
+"""The order of snapshots: nights under names of schedulers and training jobs, and snapshots that must stay old."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from embsync.watching.series import position
 
 DAY = 86_400.0
 NIGHTS = 10
-#: The first night: far enough back that all of them lie before today, a Saturday near the end of a month.
+#: The first night: a Saturday near the end of a month, early enough that all nights are before today.
 START = dt.datetime(2026, 9, 26, 2, 10, tzinfo=dt.UTC)
 
 
 class World:
-    """A watched directory, a store reduced to its journal, and a publisher of the next snapshot."""
+    """A watched directory, a store with only a journal, and a publisher of the next snapshot."""
 
     def __init__(self, root: Path, **watch: object) -> None:
         self.watch = root / "watch"
@@ -51,7 +51,7 @@ class World:
         self._contents = 0
 
     def write(self, name: str, when: float) -> Path:
-        """Leave a snapshot that is new inside, written at a time."""
+        """Write a snapshot with new contents and the given mtime."""
         folder = self.watch / name
         folder.mkdir(exist_ok=True)
         self._contents += 1
@@ -62,11 +62,11 @@ class World:
         return folder
 
     def look(self) -> dict[str, Entry]:
-        """Look once, as one who asks."""
+        """Survey the directory without saving the order."""
         return {entry.child.name: entry for entry in survey(self.store, self.config).entries}
 
     def turn(self, outcome: str = "published") -> list[str]:
-        """Handle whatever is next, as the daemon does, until nothing is; return the names."""
+        """Handle snapshots as the daemon does until the queue is empty; return their names."""
         handled: list[str] = []
         while True:
             found = survey(self.store, self.config)
@@ -78,7 +78,7 @@ class World:
             assert len(handled) < 50, handled
 
     def journal(self, path: Path, outcome: str = "published", **changes: str | None) -> None:
-        """Write down that a snapshot was handled."""
+        """Journal that a snapshot was handled."""
         snapshot = snapshot_event(
             path.name, path, hashlib.sha256((path / "items.npy").read_bytes()).hexdigest(), signature(path)
         )
@@ -100,19 +100,19 @@ def world(root: Path) -> World:
 
 
 def hexes(length: int, seed: int) -> Callable[[int, dt.datetime], str]:
-    """Return names of random hexadecimal digits."""
+    """Return a function that returns names of random hexadecimal digits."""
     drawn = random.Random(seed)
     names = [f"{drawn.getrandbits(4 * length):0{length}x}" for _ in range(NIGHTS)]
     return lambda night, _: names[night]
 
 
 def form(text: str) -> Callable[[int, dt.datetime], str]:
-    """Return names with a formatted date."""
+    """Return a function that formats the date as a name."""
     return lambda _, when: when.strftime(text)
 
 
 def uuids(prefix: str, seed: int) -> Callable[[int, dt.datetime], str]:
-    """Return names with a random UUID."""
+    """Return a function that returns names with a random UUID."""
     drawn = random.Random(seed)
     names = [f"{prefix}{uuid.UUID(int=drawn.getrandbits(128), version=4)}" for _ in range(NIGHTS)]
     return lambda night, _: names[night]
@@ -120,7 +120,7 @@ def uuids(prefix: str, seed: int) -> Callable[[int, dt.datetime], str]:
 
 SUFFIXES = random.Random(5)
 
-#: What schedulers, trackers and scripts call the directory of a night, by its number and time.
+#: Names of a night's directory under schedulers, trackers and scripts, by number and time.
 NAMES: dict[str, Callable[[int, dt.datetime], str]] = {
     "airflow scheduled": form("scheduled__%Y-%m-%dT%H:%M:%S+00:00"),
     "airflow scheduled, then by hand": lambda night, when: when.strftime(
@@ -172,7 +172,7 @@ NAMES: dict[str, Callable[[int, dt.datetime], str]] = {
 @pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize("backlog", ["newest", "every"])
 def test_every_night_is_published_without_configuration(root: Path, names: str, backlog: str) -> None:
-    """Ten nights, each trained after the previous one: each is published exactly once."""
+    """Each of ten nights, trained one after the other, is published exactly once."""
     world = World(root, backlog=backlog)
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
@@ -185,7 +185,7 @@ def test_every_night_is_published_without_configuration(root: Path, names: str, 
     "names", ["days", "hive partitions", "cron", "airflow scheduled", "semantic versions", "zenml"]
 )
 def test_a_retrained_old_day_stays_old(world: World, names: str) -> None:
-    """A backfill is shown as changed and newer, with a command to publish it; the next night is published."""
+    """A backfill is reported as changed and newer, with a command that publishes it; the next night is published."""
     named = [NAMES[names](night, START + dt.timedelta(days=night)) for night in range(5)]
     for night, name in enumerate(named[:4]):
         world.write(name, START.timestamp() + night * DAY)
@@ -215,7 +215,7 @@ def test_an_old_snapshot_that_arrives_late_stays_old(world: World) -> None:
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
 @pytest.mark.parametrize("how", ["deleted", "half of it gone", "moved away and back", "newest deleted"])
 def test_expired_snapshots_do_not_bring_back_older_ones(root: Path, order: str, how: str) -> None:
-    """Retention deletes old days, at once or file by file: nothing is published because of it."""
+    """Nothing is published because retention deletes old days, at once or file by file."""
     world = World(root, order=order)
     for night in range(1, 5):
         world.write(f"day={night}", START.timestamp() + night * DAY)
@@ -247,7 +247,7 @@ def test_expired_snapshots_do_not_bring_back_older_ones(root: Path, order: str, 
 def test_an_unpublished_snapshot_does_not_make_others_old(
     root: Path, order: str, outcome: str, removed: bool, name: str
 ) -> None:
-    """A refused or ill-formed directory, present or deleted, holds back no night, however its name sorts."""
+    """A refused or ill-formed directory, present or deleted, delays no night, however its name sorts."""
     world = World(root, order=order)
     for night in range(1, 4):
         world.write(f"day={night}", START.timestamp() + night * DAY)
@@ -262,7 +262,7 @@ def test_an_unpublished_snapshot_does_not_make_others_old(
 
 
 def test_a_name_without_a_date_delays_no_dated_snapshot(world: World) -> None:
-    """``latest`` is a copy that is rewritten after each night: both are published, under either name."""
+    """``latest`` is a copy that is rewritten after each night; both are published."""
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
         name = when.strftime("%Y-%m-%d")
@@ -273,7 +273,7 @@ def test_a_name_without_a_date_delays_no_dated_snapshot(world: World) -> None:
 
 
 def test_with_order_name_a_snapshot_that_is_passed_over_is_reported(root: Path) -> None:
-    """If the configuration or an earlier release orders by name, run ids are passed over by name."""
+    """Run ids that sort before the newest one are passed over and reported."""
     world = World(root, order="name")
     world.write("latest", START.timestamp())
     world.turn()
@@ -298,7 +298,7 @@ def test_a_history_copied_without_times_is_ordered_by_name(root: Path, names: st
 
 
 def test_two_days_copied_without_times_are_ordered_by_name(root: Path) -> None:
-    """The second was written before the first, within a minute."""
+    """The later name was written first, within a minute."""
     world = World(root, backlog="every")
     world.write("day=10", START.timestamp())
     world.write("day=9", START.timestamp() + 30)
@@ -317,13 +317,13 @@ def test_two_days_copied_without_times_are_ordered_by_name(root: Path) -> None:
     ],
 )
 def test_a_date_far_in_the_future_is_not_a_date(name: str, dated: bool) -> None:
-    """Tomorrow's model may be trained today, in any time zone; no night is that of years to come."""
+    """A model may be dated tomorrow in any time zone, but not years ahead."""
     found = position(f"day={name}", dt.datetime(2026, 11, 28, 12, tzinfo=dt.UTC).timestamp())
     assert (found is not None and found.dated) == dated
 
 
 def test_equal_times_are_ordered_by_name(root: Path) -> None:
-    """If all files of an archive have the same time, such as 1970, natural order applies, also to later additions."""
+    """If all files of an archive have the same time, such as 1970, natural order applies, also to later ones."""
     world = World(root, backlog="every")
     for name in ("run-b2", "run-10", "run-9"):
         world.write(name, 0.0)
@@ -333,7 +333,7 @@ def test_equal_times_are_ordered_by_name(root: Path) -> None:
 
 
 def test_a_history_copied_with_times_is_ordered_by_time(world: World) -> None:
-    """After ``rsync -a`` of run ids, the newest is published, and the rest is skipped."""
+    """Of run ids copied by ``rsync -a``, the newest is published, and the others are skipped."""
     names = [NAMES["mlflow"](night, START) for night in range(NIGHTS)]
     for night, name in enumerate(names):
         world.write(name, START.timestamp() + night * DAY)
@@ -342,7 +342,7 @@ def test_a_history_copied_with_times_is_ordered_by_time(world: World) -> None:
 
 @pytest.mark.parametrize("names", ["days", "hive partitions"])
 def test_a_slow_clock_delays_no_snapshot(world: World, names: str) -> None:
-    """If one of the training machines has a clock three days slow, numbers and dates decide."""
+    """If the clock of one training machine is three days slow, numbers and dates decide."""
     for night in range(NIGHTS):
         when = START + dt.timedelta(days=night)
         name = NAMES[names](night, when)
@@ -373,7 +373,7 @@ def test_whether_numbers_are_an_order_is_decided_once(world: World) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b'{"order": "none"}', b"[" * 9999])
 def test_a_damaged_order_is_decided_again(world: World, damage: bytes) -> None:
-    """It is decided again from the journal, and no old snapshot is published."""
+    """The journal decides it, and no old snapshot is published."""
     for night in (1, 2, 3, 4):
         world.write(f"day={night}", START.timestamp() + night * DAY)
         world.turn()
@@ -384,7 +384,7 @@ def test_a_damaged_order_is_decided_again(world: World, damage: bytes) -> None:
 
 
 def test_a_store_of_an_earlier_release_keeps_its_order(root: Path) -> None:
-    """It ordered by name: a newer run id is passed over as before, and reported."""
+    """An earlier release ordered by name: a newer run id is passed over as before, and reported."""
     world = World(root)
     world.journal(world.write("9f", START.timestamp()), listing=None)
     world.write("3a", START.timestamp() + DAY)
@@ -396,14 +396,14 @@ def test_a_store_of_an_earlier_release_keeps_its_order(root: Path) -> None:
 
 
 def test_a_dry_run_writes_no_order(world: World) -> None:
-    """Any user may run ``status``."""
+    """``status``, which any user may run, saves no order."""
     world.write("day=1", START.timestamp())
     world.look()
     assert not (world.store.root / "order.json").exists()
 
 
 def test_a_replaced_watched_directory_keeps_its_history(root: Path) -> None:
-    """If the link gets a fresh checkout as its target each night, handled snapshots still count as handled."""
+    """If the link is switched to a fresh checkout each night, handled snapshots still count as handled."""
     world = World(root)
     for name in ("one", "two", "three"):
         (root / name).mkdir()
@@ -417,7 +417,7 @@ def test_a_replaced_watched_directory_keeps_its_history(root: Path) -> None:
 
 
 def test_a_lost_journal_line_makes_no_old_snapshot_new(root: Path) -> None:
-    """The manifest of the version has the mtime of its snapshot: what was skipped because of it stays skipped."""
+    """The version's manifest has the mtime of its snapshot, so that snapshots skipped because of it stay skipped."""
     watch = root / "watch"
     config = configured(watch__path=str(watch), store__path=str(root / "store"), watch__settle_seconds=0)
     store = Store(root / "store")
@@ -435,7 +435,7 @@ def test_a_lost_journal_line_makes_no_old_snapshot_new(root: Path) -> None:
 
 
 def test_an_order_decided_by_a_command_is_kept(root: Path) -> None:
-    """After a history was copied without times, a second `sync` finds nothing new: the first saved the decision."""
+    """After a history was copied without times, a second ``sync`` finds nothing new: the first saved the order."""
     watch, store = root / "watch", root / "store"
     for place, number in enumerate((2, 3, 1)):
         folder = nights.write_npy(watch / f"day={number}", nights.night(number, items=60, users=50, width=4))
@@ -454,7 +454,7 @@ def test_an_order_decided_by_a_command_is_kept(root: Path) -> None:
 
 @pytest.mark.parametrize("order", ["auto", "name", "mtime"])
 def test_a_restored_newest_snapshot_is_new(root: Path, order: str) -> None:
-    """An older model copied with its times over ``latest`` is published, since nothing else comes after it."""
+    """An older model that is copied over ``latest`` with its times is published, since nothing comes after it."""
     world = World(root, order=order)
     for when in (START.timestamp(), START.timestamp() - 5 * DAY):
         world.write("latest", when)

@@ -1,4 +1,4 @@
-"""What a look at the watched directory leaves to be done, from one look to the next."""
+"""The queue that results from scans of the watched directory, from one scan to the next."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def scanner(root: Path, store: Store) -> Iterator[Scanner]:
 
 
 def waiting(scanner: Scanner) -> list[str]:
-    """Return who is next, in order."""
+    """Return the names in the queue, in order."""
     return [entry.child.name for entry in scanner.queue]
 
 
 def test_a_snapshot_of_unknown_order_is_not_started(scanner: Scanner, store: Store) -> None:
-    """A journal that cannot be read may say that it was handled: nothing is next until it can be read again."""
+    """While the journal cannot be read, nothing is queued, since any snapshot may have been handled."""
     journal = store.root / "journal.jsonl"
     journal.mkdir()
     with pytest.raises(EmbsyncError):
@@ -60,7 +60,7 @@ def test_a_snapshot_of_unknown_order_is_not_started(scanner: Scanner, store: Sto
 
 
 def test_an_incomplete_snapshot_waits_until_it_changes(scanner: Scanner) -> None:
-    """The others have their turn; contents that came since are judged for themselves."""
+    """Other snapshots are queued meanwhile; the deferral ends when its contents change."""
     child = scanner.queue[0].child
     scanner.defer(replace(child, stamp="of what was there before"), "half of it", 1.0)
     scanner.refresh()
@@ -74,7 +74,7 @@ def test_an_incomplete_snapshot_waits_until_it_changes(scanner: Scanner) -> None
 
 
 def test_a_repaired_store_has_a_different_state(root: Path) -> None:
-    """What waits for a repair is tried at once after one: a file of the same name, size and contents, or the link."""
+    """A repair ends the wait at once, even if a file gets the same name, size and contents, or the link is restored."""
     for number in (1, 2):
         sync(root / "S", night(number, items=20, users=10, width=4), f"n{number}")
     store = Store(root / "S")

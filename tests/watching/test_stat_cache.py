@@ -1,4 +1,4 @@
-"""What a cache sees, and what it costs."""
+"""What the cache detects, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.waiting import next_tick
 
 from embsync.watching.stat_cache import StatCache
 
-#: A clock by which everything in the directory changed long ago.
+#: Nanoseconds after which everything in the directory counts as changed long ago.
 LATER = 60 * 10**9
 
 
@@ -34,7 +34,7 @@ def append(path: Path) -> None:
 
 
 def overwrite(path: Path) -> None:
-    """Change bytes in place, and put the old times back as a copy that keeps times would."""
+    """Change bytes in place and restore the mtime, as a copy that preserves times does."""
     before = path.stat()
     with path.open("r+b") as file:
         file.write(b"\x94")
@@ -59,7 +59,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("files", [0, 3000])
 @pytest.mark.parametrize("what", CHANGES)
 def test_every_change_is_detected(root: Path, what: str, files: int) -> None:
-    """Names, sizes and contents at any depth, like a stamp, in a snapshot of few or many files."""
+    """Names, sizes and contents at any depth are covered, in a snapshot of few or many files."""
     day = write_npy(root / "day=1", night(1))
     (day / "deep").mkdir()
     for number in range(files):
@@ -82,7 +82,7 @@ def test_a_recent_change_is_rechecked_until_it_settles(root: Path) -> None:
 
 
 def test_entries_that_cannot_be_snapshots_are_not_inspected(root: Path) -> None:
-    """Changes in a job's scratch directory do not count."""
+    """Changes in the scratch directory of a job are ignored."""
     (root / "_temporary").mkdir()
     cache = settled(root)
     (root / "_temporary" / "part").touch()
@@ -90,7 +90,7 @@ def test_entries_that_cannot_be_snapshots_are_not_inspected(root: Path) -> None:
 
 
 def test_a_child_of_many_files_takes_little_memory_and_no_full_scan(root: Path) -> None:
-    """Twelve thousand files are remembered as one digest; if nothing changed, nothing is reported."""
+    """Twelve thousand files are remembered as one digest, and an unchanged child is not reported."""
     (root / "day=1").mkdir()
     for number in range(12_000):
         (root / "day=1" / f"part-{number}").touch()
@@ -105,7 +105,7 @@ def test_a_child_of_many_files_takes_little_memory_and_no_full_scan(root: Path) 
 
 
 def test_one_change_affects_one_child(root: Path) -> None:
-    """So that only changed children are inspected, however many old ones there are."""
+    """Only changed children are reported, however many others there are."""
     for number in range(3):
         write_npy(root / f"day={number}", night(number))
     cache = settled(root)
@@ -115,7 +115,7 @@ def test_one_change_affects_one_child(root: Path) -> None:
 
 
 def test_a_different_directory_shares_no_entries(root: Path) -> None:
-    """After a link gets a new target, children of the same names are others, and are watched from then on."""
+    """After a link is switched to a new target, children of the same names count as different."""
     for place in ("a", "b"):
         write_npy(root / place / "day=1", night(1))
     cache = settled(root / "a")
@@ -126,7 +126,7 @@ def test_a_different_directory_shares_no_entries(root: Path) -> None:
 
 
 def test_a_thousand_old_snapshots_cost_milliseconds(root: Path) -> None:
-    """At one rescan in 15 s, 30 ms of processor time are 0.2 % of a core."""
+    """With a rescan every 15 s, 30 ms of processor time are 0.2 % of a core."""
     first = write_npy(root / "day=0", night(0))
     (first / "_SUCCESS").touch()
     for number in range(1, 1000):
@@ -142,4 +142,4 @@ def test_a_thousand_old_snapshots_cost_milliseconds(root: Path) -> None:
             os.stat(file)  # noqa: PTH116
         cost.append(middle - begin)
         least.append(time.process_time() - middle)
-    assert min(cost) < max(0.030, 3 * min(least))  # on a slow machine: no more than it takes to look at every file
+    assert min(cost) < max(0.030, 3 * min(least))  # a slow machine: three times the cost of one stat per file

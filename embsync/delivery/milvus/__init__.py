@@ -1,1 +1,1 @@
-"""Delivery to Milvus: one collection a version, with items and users as partitions, and one alias."""
+"""Delivery to Milvus: one collection per version, with items and users as partitions, and one alias."""

@@ -26,9 +26,9 @@ from embsync.sides import SideName
 
 MADE_BY = "embsync"
 FORMAT = 1
-#: Of the partition with the description, and the key of its row.
+#: Name of the partition with the description, and key of its row.
 DESCRIPTION = "generation"
-#: Every row has an age of 0 or more: Milvus counts in partitions only with a filter.
+#: A filter that every row of a side meets: Milvus counts rows in partitions only with a filter.
 EVERY_ROW = "age >= 0"
 LIVE = "live == true"
 #: Milvus's names of the metrics; its L2 is the squared distance.
@@ -110,7 +110,7 @@ class Collection:
         self.call("upsert", self.name, [row], partition_name=DESCRIPTION)
 
     def create(self, version: Version) -> None:
-        """Create it, empty, with an index and with its description as incomplete."""
+        """Create it, empty, with an index and a description that marks it as incomplete."""
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         integers = all(side.ids.dtype.kind == "i" for side in version.sides)
         schema.add_field("key", DataType.VARCHAR, max_length=LONGEST_ID + len("items:"), is_primary=True)
@@ -137,8 +137,8 @@ class Collection:
     def fill(self, version: Version) -> None:
         """Insert the rows, and load them again when the index is complete.
 
-        Until then, searches compare rows one by one or use indexes of small segments, so that a probe would measure
-        another recall than readers get later.
+        Until then, searches compare rows one by one or use indexes of small segments, so that a probe would measure a
+        recall that differs from what readers get later.
         """
         width = version.record.dimension
         step = max(1, min(block_rows(width), _REQUEST_BYTES // (8 * width + 256)))

@@ -1,4 +1,4 @@
-"""Calls to Milvus with a time limit each; its errors as embsync's, without secrets."""
+"""Calls to Milvus, each with a time limit; its errors become embsync's, without secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embsync.delivery.secrets import read_secret, without_secrets
 from embsync.errors import SinkError, SinkUnavailable, UsageError
 
 _CONNECT_SECONDS = 10.0
-#: Seconds for one call; an index is waited for by many calls. Without a limit, pymilvus retries for hours.
+#: Seconds for one call; waiting for an index takes many calls. Without a limit, pymilvus retries for hours.
 _CALL_SECONDS = 120.0
 #: Milvus's codes differ between its releases: words in its messages, what to do, and whether a retry may succeed.
 _ADVICE: tuple[tuple[tuple[str, ...], str, bool], ...] = (
@@ -43,7 +43,7 @@ class Client:
         Raises
         ------
         SinkError, SinkUnavailable
-            What Milvus reports.
+            Milvus reports an error.
         """
         with translated(self._config):
             if self._open is None:

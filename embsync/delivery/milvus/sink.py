@@ -19,7 +19,7 @@ from embsync.ids import sample
 from embsync.index.points import cheapest
 from embsync.reader import Side, Version
 
-#: Milvus's limits of the width of a vector.
+#: Milvus's limits on the width of a vector.
 _NARROWEST, _WIDEST = 2, 32_768
 #: Beyond this effort, a search costs as much as comparing all vectors of a small collection.
 _MOST_EF = 4_096
@@ -33,8 +33,8 @@ _ABANDONED = 10.0
 class MilvusSink:
     """Collections of a Milvus server; see :class:`embsync.delivery.sink.Sink`.
 
-    Milvus has no compare and swap. While a publisher compares and switches the alias, it holds a second alias
-    (``…_switching``), which only one can create.
+    Milvus has no compare-and-swap. While a publisher compares and switches the alias, it holds a second alias
+    (``…_switching``), which only one publisher can create.
     """
 
     def __init__(self, config: MilvusConfig) -> None:
@@ -183,7 +183,7 @@ class MilvusSink:
         Raises
         ------
         SinkConflict
-            It names a collection that is not of a version.
+            It names a collection that does not belong to a version.
         """
         if alias not in self._call("list_aliases")["aliases"]:
             return None

@@ -25,7 +25,7 @@ COLUMNS: Sequence[tuple[str, LiteralString | None]] = (
     ("last_seen", "bigint"),
     ("last_seen_at", "timestamptz"),
 )
-#: Of items only, after the others.
+#: Column of items only, after the others.
 LABELS: tuple[str, LiteralString] = ("labels", "jsonb")
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -61,7 +61,7 @@ def _big_endian_ids(ids: Array) -> Array:
 
 
 def _records(block: RowBlock, ids: Array, labels: Array | None, rows: Array, version: int) -> bytes:
-    """Return the rows encoded; all have a time or none has, and their ids and labels have one length each."""
+    """Return encoded rows; all have a time or none has, all ids have one length, and all labels have one length."""
     width = block.vectors.shape[1]
     timed = not np.isnat(block.last_seen_at[rows[0]])
     fields: list[tuple[str, int, list[tuple[str, object]]]] = [

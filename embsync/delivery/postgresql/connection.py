@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL; its errors as embsync's, without secrets."""
+"""Connections to PostgreSQL; its errors become embsync's, without secrets."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ def create_schema(connection: Connection, config: PostgresqlConfig, version: Ver
 
 
 def load(connection: Connection, config: PostgresqlConfig, schema: Schema, version: Version) -> None:
-    """Load a version of which the database has nothing: its record, rows and indexes, then its completion.
+    """Load a version that is not in the database at all: its record, rows and indexes; then mark it as complete.
 
-    Each step is committed by itself.
+    Each step is committed separately.
     """
     require_free(connection, config, version)
     number, record = version.number, version.record

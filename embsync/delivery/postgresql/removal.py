@@ -76,7 +76,7 @@ def _detach(connection: Connection, config: PostgresqlConfig, side: SideName, nu
 
 
 def _holders(connection: Connection, config: PostgresqlConfig) -> str:
-    """Return who holds a lock on a table of the schema, for a message."""
+    """Return the sessions that hold a lock on a table of the schema, for a message."""
     rows = connection.execute(
         "SELECT DISTINCT a.pid, coalesce(a.usename, 'another user'), coalesce(a.state, 'busy')"
         " FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation JOIN pg_stat_activity AS a USING (pid)"

@@ -14,9 +14,9 @@ from embsync.errors import SinkConflict, SinkError
 from embsync.reader import Version
 from embsync.rows import block_rows
 
-#: ``DETACH PARTITION … CONCURRENTLY`` and ``client_connection_check_interval``.
+#: Oldest server, for ``DETACH PARTITION … CONCURRENTLY`` and ``client_connection_check_interval``.
 _OLDEST_SERVER = 140_000
-#: Of pgvector, for iterative index scans.
+#: Oldest pgvector, for iterative index scans.
 _OLDEST_EXTENSION = (0, 8)
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -89,6 +89,7 @@ def require_free(connection: Connection, config: PostgresqlConfig, version: Vers
     Raises
     ------
     SinkConflict
+        There is such a table.
     """
     for side in version.sides:
         name = partition_name(side.name, version.number)
@@ -107,7 +108,10 @@ def require(connection: Connection, config: PostgresqlConfig, version: Version) 
 
     Raises
     ------
-    SinkError, SinkConflict
+    SinkError
+        The server, pgvector, the permissions or the limits of an index do not allow it.
+    SinkConflict
+        The schema belongs to another program or store.
     """
     where = place_of(config)
     if connection.info.server_version < _OLDEST_SERVER:

@@ -2,8 +2,8 @@
 
 A statement sees one snapshot of the database, and the views and functions take the current version from the pointer row
 in that snapshot: they cannot mix two versions. The functions are ``STABLE``, so that their own statements use the
-snapshot of the caller's. Which partitions there are is not part of a snapshot, so where nothing is found they ask
-whether the version was removed meanwhile.
+snapshot of the calling statement. The set of partitions is not part of a snapshot, so if nothing is found, the
+functions check whether the version was removed meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from embsync.sides import SideName
 
 MADE_BY = "embsync"
 FORMAT = 1
-#: pgvector's limits of the width of an index on ``vector`` and on ``halfvec``, and of ``hnsw.ef_search``.
+#: pgvector's limits on the width of an index on ``vector`` and on ``halfvec``, and on ``hnsw.ef_search``.
 WIDEST_VECTOR, WIDEST_HALFVEC, MOST_EF_SEARCH = 2_000, 4_000, 1_000
 
 _TABLES: LiteralString = """
@@ -127,7 +127,7 @@ LANGUAGE sql STABLE AS $function$
 $function$;
 """
 
-#: By user, and by item without the item itself.
+#: Search by user, and by item, which leaves out the item itself.
 _SEARCH_BY_ID: LiteralString = """
 CREATE FUNCTION {s}.{function}({argument} {id}, k integer DEFAULT 10, condition jsonpath DEFAULT NULL)
 RETURNS TABLE (version bigint, item_id {item}, score double precision)
@@ -160,7 +160,7 @@ class Schema:
     Parameters
     ----------
     name : str
-        Of the schema.
+        Name of the schema.
     extension : str
         The schema that pgvector is in.
     """

@@ -24,7 +24,7 @@ from embsync.ids import sample
 from embsync.index.points import cheapest
 from embsync.reader import Side, Version
 
-#: Queries of one statement of a probe, so that none takes long.
+#: Queries per statement of a probe, so that no statement takes long.
 _QUERIES = 50
 #: Rows of a side that a probe compares with the store.
 _COMPARED = 100
@@ -97,7 +97,7 @@ class PostgresqlSink:
         return Probe(counted[0], users, queries.k, recall, queries.target, {knob: effort})
 
     def commit(self, number: int, expected: int | None) -> None:
-        """Change the pointer row, if it is as expected."""
+        """Change the pointer row, if it names the expected version."""
         with self._connected() as connection:
             if not is_ours(connection, self._config):
                 raise self._not_staged(number)

@@ -1,1 +1,1 @@
-"""The engine that has Spark read, map and write the rows where they are, using data frames only."""
+"""The engine in which Spark reads, maps and writes the rows where they are, using data frames only."""

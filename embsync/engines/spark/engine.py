@@ -28,14 +28,14 @@ _PATTERN = str.maketrans({character: f"\\{character}" for character in "\\*?[]{}
 
 @dataclass(frozen=True)
 class SparkEngine:
-    """Where tables are read: a session.
+    """Reads sides as tables of a Spark session.
 
     Attributes
     ----------
     jobs : Jobs
-        Those of this run.
+        The jobs of this run.
     outputs : int
-        Part files to write; 0: by the size.
+        Part files to write; 0: chosen by size.
     """
 
     jobs: Jobs
@@ -95,7 +95,7 @@ class SparkEngine:
 
 
 def _reading(files: list[str]) -> Work:
-    """Return a function that reads the rows from each given number on, as many as a task reads at once."""
+    """Return a function that reads ``_ROWS`` rows from each given row number on."""
 
     def work(batches: Batches) -> Batches:
         ids, vectors, last_seen = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
@@ -109,5 +109,5 @@ def _reading(files: list[str]) -> Work:
 
 
 def _uri(path: str) -> str:
-    """Return a path of this machine's files for Spark, whose default file system may be another one."""
+    """Return the URI of a local path for Spark, whose default file system may be another one."""
     return f"file:{Path(path).absolute()}".translate(_PATTERN)

@@ -31,10 +31,10 @@ _JAVA = 17
 _JAVA_SECONDS = 60.0
 #: Port of Spark Connect unless the master has another, and seconds in which a connection must be made.
 _CONNECT_PORT, _CONNECT_SECONDS = 15002, 20.0
-#: (package, oldest, first that does not fit)
+#: (package, oldest version, first unsupported version)
 _PACKAGES = (("pyspark", (4, 0), None), ("pandas", (2, 2), (3, 0)), ("pyarrow", (17, 0), None))
 _INSTALL = "pip install 'embsync[spark]'"
-#: Settings of a session that runs on this machine; those of ``engine.conf`` come after them.
+#: Settings of a session that runs on this machine; those of ``engine.conf`` override them.
 _HERE = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
@@ -43,7 +43,7 @@ _HERE = {
 }
 
 
-#: The sessions that were started here, by their settings; each serves the runs of this process.
+#: The sessions that this process started, by their settings; its later runs use them again.
 _STARTED: dict[str, Any] = {}
 
 
@@ -55,7 +55,7 @@ class Jobs:
     ----------
     session : SparkSession
     tag : str
-        By which Spark knows them.
+        Their tag in Spark.
     """
 
     session: Any
@@ -68,22 +68,22 @@ class Jobs:
 
     def mark(self) -> None:
         """Have Spark tag the jobs that this thread starts."""
-        # by the context, because a classic session only finds tags of the thread that asks
+        # through the context, because a classic session only finds tags of the calling thread
         mark = self.session.addTag if self.connect else self.session.sparkContext.addJobTag
         mark(self.tag)
 
     def numbers(self) -> list[int]:
-        """Return the numbers of those that a classic session remembers."""
+        """Return the numbers of the jobs that a classic session still lists."""
         return list(self.session.sparkContext._jsc.sc().statusTracker().getJobIdsForTag(self.tag))
 
     def unmark(self) -> None:
-        """Stop tagging them."""
+        """Stop tagging jobs."""
         with contextlib.suppress(Exception):  # the cluster may be gone
             unmark = self.session.removeTag if self.connect else self.session.sparkContext.removeJobTag
             unmark(self.tag)
 
     def cancel(self) -> None:
-        """Cancel them, from any thread; never raises, since the cluster may be gone."""
+        """Cancel the jobs, from any thread; never raises, since the cluster may be gone."""
         with contextlib.suppress(Exception):
             cancel = self.session.interruptTag if self.connect else self.session.sparkContext.cancelJobsWithTag
             cancel(self.tag)
@@ -91,7 +91,7 @@ class Jobs:
 
 @contextlib.contextmanager
 def running_session(engine: EngineConfig) -> Iterator[Jobs]:
-    """Yield the session with these settings, started if need be; an error in the block ends the jobs of the block.
+    """Yield the jobs of a session with these settings, started if needed; an error in the block cancels them.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def running_session(engine: EngineConfig) -> Iterator[Jobs]:
 
 
 def start(engine: EngineConfig) -> Any:
-    """Return the session with these settings, started if need be."""
+    """Return the session with these settings, started if needed."""
     key = _key(engine)
     if key in _STARTED:
         return _STARTED[key]
@@ -142,7 +142,7 @@ def _is_remote(engine: EngineConfig) -> bool:
 
 
 def _is_alive(jobs: Jobs) -> bool:
-    """Return whether the session responds. No job is started, since it would wait behind those of others."""
+    """Return whether the session responds. No job is started, since it would wait behind other jobs."""
     with contextlib.suppress(Exception):
         if jobs.connect:
             return bool(jobs.session.version)
@@ -243,7 +243,7 @@ def require_home() -> None:
 
 
 def require_server(master: str) -> None:
-    """Refuse a server of Spark Connect that does not answer: pyspark tries again in silence for ten minutes."""
+    """Refuse a server of Spark Connect that does not answer: pyspark would retry silently for ten minutes."""
     behind_proxy = {"grpc_proxy", "https_proxy", "http_proxy"} & set(os.environ)
     try:
         place = urlsplit(master)

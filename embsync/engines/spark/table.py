@@ -58,7 +58,7 @@ class SparkTable:
     dtype : dtype
     strings : bool
     outputs : int
-        Part files to write; 0: by the size.
+        Part files to write; 0: chosen by size.
     """
 
     name: SideName
@@ -133,7 +133,7 @@ class SparkTable:
         return row_counts(found | {"examples": [row["id"] for row in examples]}, self)
 
     def write(self, parent: SparkTable | None, mapping: Mapping, target: Path) -> WrittenTable:
-        """Map every row and write part files, one a range of ids."""
+        """Map every row and write part files, one per range of ids."""
         with spark_errors(self.source):
             rows = self._raw.withColumn("last_seen", sql.lit(None).cast("long"))
             if parent is not None:
