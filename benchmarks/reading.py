@@ -32,6 +32,7 @@ import embsync
 from embsync.config_loader import load
 from embsync.pipeline import Request, publish_snapshot
 from embsync.reader import Side, Version, follower
+from embsync.reader.lineage import Lineage
 from embsync.reader.verification import verify
 from embsync.store import Store
 
@@ -47,7 +48,7 @@ def published(root: Path, rows: int) -> Path:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Return milliseconds."""
+    """Return the milliseconds of ``work``."""
     began = time.perf_counter()
     work()
     return 1e3 * (time.perf_counter() - began)
@@ -79,7 +80,7 @@ def ready(root: Path, *, cold: bool) -> float:
 
 
 def followed(root: Path) -> dict[str, float]:
-    """Return milliseconds of what happens in the background, and of the switch."""
+    """Return milliseconds of the work in the background, and of the switch."""
     Store(root).rollback(1)
     ended: list[float] = []
     served: list[float] = []
@@ -146,13 +147,14 @@ def large(place: Path, rows: int) -> None:
 
 
 def lookups(place: Path) -> dict[str, float]:
-    """Return thousands of ids a second, medians over batches of ids never asked before."""
+    """Return thousands of ids per second, medians over batches of new ids."""
     vectors, last_seen = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("vectors", "last_seen"))
     assert np.isfinite(sum(float(vectors[start : start + 100_000].sum()) for start in range(0, len(vectors), 100_000)))
+    lineage = Lineage(np.array([1]), np.array(["2026-01-01T00:00:00"], "datetime64[s]"), is_timed=True)
     random = np.random.default_rng(1)
     rates: dict[str, float] = {}
     for kind, name in (("integers", "ids"), ("36-byte strings", "names")):
-        side = Side("items", np.load(place / f"{name}.npy", mmap_mode="r"), vectors, last_seen, np.array([1]))
+        side = Side("items", np.load(place / f"{name}.npy", mmap_mode="r"), vectors, last_seen, lineage)
         side.prepare()
         for form in ("array", "list"):
             took = []

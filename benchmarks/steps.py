@@ -25,7 +25,7 @@ from workload import Size, write_nights
 
 from embsync.alignment import anchors, certified, drift, gram, moments, two_pass
 from embsync.config_loader import load
-from embsync.pipeline import Request, publish_snapshot, run, second_pass
+from embsync.pipeline import Request, publish_snapshot, references, run
 from embsync.snapshots.row_digest import RowDigest
 from embsync.store import Store
 from embsync.store.staging import ArrayFile
@@ -40,7 +40,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (two_pass, "align", "rotations, of all and without each fold"),
     (two_pass, "sum_judged", "sums of the judged rows"),
     (two_pass, "out_of_sample_fit", "cosines of the judged rows"),
-    (two_pass, "_axes", "axes and columns"),
+    (two_pass, "_with_axes", "axes and columns"),
     (run, "write_sides", "second pass: all else"),
     (certified.SampledNeighbours, "observe", "scan of the items for the neighbours of the sampled users"),
     (two_pass, "written_block", "map in float64, rounding, sums of the residual"),
@@ -48,13 +48,13 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (drift.DriftMeter, "result", "medians and percentiles of drift"),
     (ArrayFile, "put", "rows written to the file, and their check sums"),
     (RowDigest, "update", "hash of the rows"),
-    (second_pass, "advance", "next anchors"),
+    (references, "advance", "next anchors"),
     (moments.Moments, "observe", "moments"),
 )
 
 
 class Clock:
-    """Processor seconds of this thread by step, without those of the steps within."""
+    """Processor seconds of this thread by step, without those of nested steps."""
 
     def __init__(self) -> None:
         self.spent: Counter[str] = Counter()
@@ -80,7 +80,7 @@ class Clock:
 
 @contextlib.contextmanager
 def counted() -> Iterator[Clock]:
-    """Count the steps of what is run meanwhile."""
+    """Count the steps while the context is active."""
     clock = Clock()
     with contextlib.ExitStack() as stack:
         for place, name, label in STEPS:

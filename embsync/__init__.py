@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from embsync.errors import (
         EmbsyncError,
         EngineError,
+        ForeignSpace,
         NotFoundError,
         OutOfSpace,
         RefusedError,
@@ -35,6 +36,7 @@ __all__ = [
     "Anchors",
     "EmbsyncError",
     "EngineError",
+    "ForeignSpace",
     "NotFoundError",
     "OutOfSpace",
     "RefusedError",
@@ -70,6 +72,7 @@ __getattr__, __dir__ = lazily(
             (
                 "EmbsyncError",
                 "EngineError",
+                "ForeignSpace",
                 "NotFoundError",
                 "OutOfSpace",
                 "RefusedError",

@@ -9,6 +9,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
+from embsync.ids import require_id_type
 
 
 def as_matrix(value: Any, name: str) -> tuple[Array, Array | None]:
@@ -75,14 +76,7 @@ def as_ids(value: Any, name: str) -> Array:
         ids = _of_objects(ids, name)
     if ids.ndim != 1:
         raise SnapshotError("not one value per row", where=name, found=f"shape {ids.shape}", expected="one dimension")
-    if ids.dtype.kind not in "iuSU":
-        raise SnapshotError(
-            "ids of an unusable type",
-            where=name,
-            found=ids.dtype.name,
-            expected="integers or strings",
-            hint="save ids.astype('int64') if they are whole numbers, else ids.astype(str)",
-        )
+    require_id_type(ids.dtype, name)
     return ids
 
 
@@ -110,23 +104,23 @@ def _counts_rows(index: Any) -> bool:
 
 
 def _of_arrow(value: Any, name: str) -> Array:
-    whole = value.combine_chunks() if hasattr(value, "combine_chunks") else value
-    if not hasattr(whole, "flatten") or hasattr(whole, "column_names"):
+    lists = value.combine_chunks() if hasattr(value, "combine_chunks") else value
+    if not hasattr(lists, "flatten") or hasattr(lists, "column_names"):
         raise SnapshotError(
             f"{name} is not a matrix of vectors",
             found=f"pyarrow {type(value).__name__}",
             expected="a column of lists",
             hint='table["embedding"], with its ids in table["id"]',
         )
-    flat = whole.flatten()
+    flat = lists.flatten()
     lengths = np.unique(
-        [len(flat) // max(len(whole), 1)] if hasattr(whole.type, "list_size") else whole.value_lengths()
+        [len(flat) // max(len(lists), 1)] if hasattr(lists.type, "list_size") else lists.value_lengths()
     )
-    if whole.null_count or flat.null_count or len(lengths) > 1:
+    if lists.null_count or flat.null_count or len(lengths) > 1:
         raise SnapshotError(
             f"{name}: vectors of different widths, or with missing values", expected="equal widths and no nulls"
         )
-    return flat.to_numpy(zero_copy_only=False).reshape(len(whole), -1)  # type: ignore[no-any-return]
+    return flat.to_numpy(zero_copy_only=False).reshape(len(lists), -1)  # type: ignore[no-any-return]
 
 
 def _as_array(value: Any, name: str) -> Array:

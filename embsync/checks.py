@@ -6,6 +6,7 @@ Configuration, judging, messages and the table in ``docs/checks.md`` are derived
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import inf
 
 from embsync.limits import Check, Kind, Limit, Needs, Relative
 
@@ -39,8 +40,10 @@ def _both(
         )
 
 
-#: Relative score errors that warn and refuse; rounding to float32 alone gives about 4e-8.
-SCORE_ERROR_LIMITS = (2e-6, 1e-5)
+def room(mismatched: float) -> float:
+    """Return the factor of ``cosine_margin``'s limits: less if all vectors share a component, as in item2vec."""
+    return min(1.0, (1.0 - mismatched) / 0.7)
+
 
 _MEND = "fix the training job's output; the previous version is still being served"
 _IDS = "compare the order of ids and rows where the training job writes them"
@@ -90,7 +93,7 @@ _ROWS: tuple[Check, ...] = (
         "zero_rows",
         "ceiling",
         0.0,
-        Relative("before", more=0.01),
+        Relative("before", more=0.01, absent=inf),
         "share of {side} whose vector is all zero",
         "Many {side} have an all-zero vector: they were never trained, or the export filled gaps with zeros.",
         "leave ids without a vector out of the snapshot",
@@ -99,29 +102,32 @@ _ROWS: tuple[Check, ...] = (
     *_both(
         "saturation",
         "ceiling",
-        Relative("before", more=0.1),
-        Relative("before", more=0.25),
+        Relative("before", more=0.1, absent=inf),
+        Relative("before", more=0.25, absent=inf),
         "share of sampled values equal to their column's extreme, summed over columns",
         "Many values of {side} are equal to one extreme: clipping, saturation or a constant column.",
         _MEND,
+        needs="rows",
     ),
     *_both(
         "zero_values",
         "ceiling",
-        Relative("before", more=0.02),
-        Relative("before", more=0.2),
+        Relative("before", more=0.02, absent=inf),
+        Relative("before", more=0.2, absent=inf),
         "share of sampled values that are exactly zero, excluding zero rows",
         "Many values of {side} became exactly zero: underflow of a narrow number format, or lost columns.",
         "save the vectors as float32",
+        needs="rows",
     ),
     *_both(
         "repeated",
         "ceiling",
-        Relative("before", more=0.015),
-        Relative("before", more=0.03),
+        Relative("before", more=0.015, absent=inf),
+        Relative("before", more=0.03, absent=inf),
         "share of sampled {side} with the same vector as another, excluding zero rows",
         "Many {side} have the same vector: a row was repeated, or gaps were filled with a default.",
         "leave ids without a vector out of the snapshot",
+        needs="rows",
     ),
     *_both(
         "magnitude",
@@ -131,6 +137,7 @@ _ROWS: tuple[Check, ...] = (
         "root mean square of the stable values of {side}",
         "The vectors of {side} are so small or so large that float32 products underflow or overflow.",
         "scale the embeddings before saving them",
+        needs="rows",
     ),
     Check(
         "truncation_loss",
@@ -156,16 +163,16 @@ _ROWS: tuple[Check, ...] = (
         Relative("k", 16.0),
         Relative("k", 2.0),
         "ids shared with the anchors, both sides together",
-        "Hardly any id is known: ids were renumbered, or this is another catalogue.",
+        "Almost no ids are known: ids were renumbered, or this is another catalogue.",
         "keep ids stable from night to night",
     ),
     *_both(
         "coverage",
         "floor",
         0.5,
-        Relative("least"),
-        "ids of {side} known to the parent, live or carried, relative to the smaller count; least is 0.3, or 0.5 if "
-        "too few are common to judge the side alone",
+        Relative("too_few", 0.2, 0.3),
+        "ids of {side} known to the parent, live or carried, relative to the smaller count; too_few is 1 if too few "
+        "are common to judge the side alone, else 0",
         "Most {one} ids differ from the previous version's: they were renumbered (an encoder was refitted, or an "
         "offset added), or this is another catalogue.",
         "export the ids of your catalogue, not an encoder's row numbers",
@@ -191,8 +198,8 @@ _ROWS: tuple[Check, ...] = (
     Check(
         "score_error",
         "ceiling",
-        Relative("truncation_loss", more=SCORE_ERROR_LIMITS[0], absent=0.0),
-        Relative("truncation_loss", more=SCORE_ERROR_LIMITS[1], absent=0.0),
+        Relative("truncation_loss", more=2e-6, absent=0.0),  # rounding to float32 alone gives about 4e-8
+        Relative("truncation_loss", more=1e-5, absent=0.0),
         "relative error of all user-item scores as written",
         "The scores could not be preserved: the values are too small, too large or too ill-conditioned for float32.",
         "scale the embeddings before saving them",
@@ -232,7 +239,7 @@ _ROWS: tuple[Check, ...] = (
         "ceiling",
         Relative("one_row", 2.0, 0.02),
         Relative("one_row", 4.0, 0.03),
-        "estimated share of {side} with another id's vector; one_row is 1 over the rows compared, for chance",
+        "estimated share of {side} with another id's vector; one_row is 1 / rows compared, an allowance for chance",
         "Some {side} have wrong vectors: a block was shuffled, shifted, repeated or left stale.",
         _IDS,
         needs="anchors",

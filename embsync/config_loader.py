@@ -29,7 +29,7 @@ _SIZE_UNITS = {
 _DEEPEST = 4
 #: Errors that parsing YAML raises; constructors of numbers and dates raise ValueError.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-#: msgspec's terms, in those of a YAML file.
+#: msgspec's names of types, in the terms of a YAML file.
 _WORDS = {"object": "a section", "str": "text", "bool": "true or false", "float": "a number"}
 #: Keys whose value may be written with a unit, and keys that are paths.
 _SIZES = (("snapshot", "max_bytes"), ("serve", "limits", "body"), ("serve", "limits", "memory"))
@@ -40,7 +40,7 @@ PATHS = (
     ("serve", "listen", "unix:"),
     ("delivery", "directory", ""),
 )
-#: Keys of a sink that are paths.
+#: Suffix of the keys of a sink that are paths.
 _SINK_PATHS = "_file"
 _NO_LIMIT = (None, msgspec.UNSET)
 
@@ -120,7 +120,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def sinks_in(delivery: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return those of the listed sinks that are sections."""
+    """Return the listed sinks that are sections."""
     sinks = delivery.get("sinks")
     return [sink for sink in sinks if isinstance(sink, dict)] if isinstance(sinks, list) else []
 
@@ -279,7 +279,7 @@ def _reject_contradictions(config: Config, where: Sources) -> None:
         raise UsageError(
             f"index.metric: {config.index.metric} contradicts space.standardize: true",
             where=where.file,
-            found="standardizing on, which changes item norms and so cosine and l2 neighbours",
+            found="standardizing, which changes item norms and therefore cosine and l2 neighbours",
             expected="space.standardize: false with this metric",
             hint="set space.standardize: false, or index.metric: inner_product",
         )
@@ -326,7 +326,10 @@ def _reject_contradictory_sinks(config: Config, where: Sources) -> None:
     names = [sink.name for sink in config.delivery.sinks]
     if len(set(names)) != len(names):
         raise UsageError(
-            "two sinks of one name", where=where.place("delivery.sinks"), found=", ".join(names), expected="own names"
+            "two sinks have the same name",
+            where=where.place("delivery.sinks"),
+            found=", ".join(names),
+            expected="different names",
         )
     for place, sink in enumerate(config.delivery.sinks):
         if urlsplit(getattr(sink, "url", "")).password is not None:

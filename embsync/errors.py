@@ -84,7 +84,7 @@ class EmbsyncError(Exception):
         return one_line(_LINE_BREAKS.sub(" ", "; ".join(parts)))
 
     def details(self) -> dict[str, str]:
-        """Return those of ``found``, ``expected`` and ``hint`` that are set, as fields of log lines and status."""
+        """Return ``found``, ``expected`` and ``hint`` as far as they are set, as fields of log lines and status."""
         parts = {"found": self.found, "expected": self.expected, "hint": self.hint}
         return {name: printable(str(value)) for name, value in parts.items() if value is not None}
 
@@ -153,6 +153,12 @@ class OutOfSpace(StoreError):
     """The store's file system has too little free space."""
 
     transient = True
+
+
+class ForeignSpace(StoreError):
+    """The version is not in the requested space; vectors of different spaces must never be compared."""
+
+    http_status = 409
 
 
 class EngineError(EmbsyncError):

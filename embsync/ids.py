@@ -17,7 +17,7 @@ from embsync.errors import SnapshotError, UsageError
 FOLDS = 10
 _HASH_BLOCK = 2**18
 _LARGEST = np.iinfo(np.int64).max
-#: Limits memory: in an ``S<n>`` array, every id takes as much as the longest.
+#: Bytes of the longest id. Limits memory: in an ``S<n>`` array, every id takes as much as the longest.
 LONGEST_ID = 1024
 #: Strings checked at once, so that checks take little memory compared with the ids themselves.
 _STEP = 65_536
@@ -105,11 +105,9 @@ def positions_in(ids: Array, sorted_ids: Array) -> Int64:
     return places
 
 
-def id_kind(dtype: np.dtype[np.generic], where: str) -> str:
-    """Return ``"integer"`` or ``"string"`` for the type of ids in a file, or refuse it."""
-    if dtype.kind in "iu":
-        return "integer"
-    if dtype.kind not in "SU":
+def require_id_type(dtype: np.dtype[np.generic], where: str) -> None:
+    """Raise SnapshotError for ids that are neither integers nor strings."""
+    if dtype.kind not in "iuSU":
         raise SnapshotError(
             "ids of an unusable type",
             where=where,
@@ -117,6 +115,13 @@ def id_kind(dtype: np.dtype[np.generic], where: str) -> str:
             expected="integers or strings",
             hint="save ids.astype('int64') if they are whole numbers, else ids.astype(str)",
         )
+
+
+def id_kind(dtype: np.dtype[np.generic], where: str) -> str:
+    """Return ``"integer"`` or ``"string"`` for the type of ids in a file, or refuse it."""
+    require_id_type(dtype, where)
+    if dtype.kind in "iu":
+        return "integer"
     characters = dtype.itemsize // (4 if dtype.kind == "U" else 1)
     if not 0 < characters <= LONGEST_ID:
         raise SnapshotError(
@@ -273,7 +278,7 @@ def as_stored(wanted: Array, stored: Array, name: str) -> Array:
     wanted : (n,) ndarray
     stored : (m,) ndarray of int64 or ``S<n>``
     name : str
-        What they are called in an error.
+        Their name in errors.
 
     Raises
     ------
@@ -303,7 +308,7 @@ def as_stored(wanted: Array, stored: Array, name: str) -> Array:
 
 def _encoded(wanted: Array, name: str) -> Array:
     with contextlib.suppress(UnicodeEncodeError):
-        return wanted.astype("S")  # a faster way for ASCII, as most ids are
+        return wanted.astype("S")  # faster for ASCII, which most ids are
     try:
         return np.asarray(np.char.encode(wanted, "utf-8"))
     except UnicodeEncodeError as error:

@@ -13,7 +13,7 @@ Kind = Literal["floor", "ceiling", "range"]
 Limit = float | tuple[float, float] | None
 
 #: Data without which a side's figure cannot be measured; see :class:`Check`.
-Needs = Literal["anchors", "parent", "raw rows"]
+Needs = Literal["rows", "anchors", "parent", "raw rows"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Relative:
         Name of the figure: ``e``, the raw width; ``k``, the space's width; ``before``, the parent's value; or one that
         the check defines.
     absent : float or None
-        Value used if the run does not have the figure.
+        Value used if the run does not have the figure; infinity for no limit.
     """
 
     figure: str
@@ -63,10 +63,11 @@ class Check:
         Whether ``embsync accept --check`` may override it.
     warned_by : str or None
         A check whose warning implies this one's, which is then not repeated.
-    needs : {"anchors", "parent", "raw rows"} or None
-        For checks of the figure with the same name in the manifest's ``alignment``: the data it requires, which is
-        enough anchored rows, ids that are live in the parent too, or the parent's raw rows. Without raw rows the check
-        is skipped; a figure that is missing although its data exist refuses. None: ``pipeline/record.py`` measures it.
+    needs : {"rows", "anchors", "parent", "raw rows"} or None
+        For checks of the figure with the same name in the manifest's ``alignment``: the data it requires, which is only
+        the rows of the first pass, enough anchored rows, ids that are live in the parent too, or the parent's raw rows.
+        Without raw rows the check is skipped; a figure that is missing although its data exist refuses. None:
+        ``pipeline/record.py`` measures it.
     """
 
     name: str

@@ -9,6 +9,7 @@ import msgspec
 
 from embsync.file_hashes import FileEntry
 from embsync.measurements import AlignmentRecord, DriftRecord, Preservation
+from embsync.sides import Sides
 from embsync.similarity import Metric
 
 #: The format of a version whose arrays are all ``.npy``, and that of one with part files.
@@ -347,6 +348,11 @@ class Manifest(_Record, frozen=True):
     def night(self) -> int:
         """The end of the version's lineage: the version itself, or the one whose rows it shares."""
         return self.version if self.relabels is None else self.relabels
+
+    @property
+    def sides(self) -> Sides[RowCounts]:
+        """Numbers of rows by side."""
+        return Sides(self.items, self.users)
 
 
 def encode(manifest: Manifest) -> bytes:

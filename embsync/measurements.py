@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from embsync.sides import Sides
+
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 _Number = Annotated[int, msgspec.Meta(ge=1, lt=2**62)]
 
@@ -139,6 +141,11 @@ class AlignmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     items: SideFitRecord
     users: SideFitRecord | None
     parent_share: float | None = None
+
+    @property
+    def sides(self) -> Sides[SideFitRecord]:
+        """The fit of each side."""
+        return Sides(self.items, self.users)
 
 
 @dataclass(frozen=True)

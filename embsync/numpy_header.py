@@ -19,7 +19,7 @@ from embsync.errors import SnapshotError
 _MAGIC = b"\x93NUMPY"
 #: Numeric headers take 64 to 128 bytes; records, which take more, are not accepted anyway.
 LONGEST_HEADER = 4096
-#: With an extent of 0, other extents of any size take 0 bytes; NumPy has no larger arrays than this.
+#: Limit of each extent: if one is 0, the size of the file does not limit the others.
 _LARGEST_EXTENT = 2**40
 _TOKEN = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)"|(True|False)|(\d{1,19})L?|([{}():,]))""")
 _TYPE = re.compile(r"([<>|])([fiuSU])([1-9]\d{0,5})")
@@ -53,7 +53,7 @@ class ArrayHeader:
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of the numbers."""
+        """Size of the numbers in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -119,7 +119,7 @@ def _interpret(fields: dict[str, object], offset: int, where: str) -> ArrayHeade
             "ill-formed .npy header",
             where=where,
             found=f"shape {shape}",
-            expected=f"less than {_LARGEST_EXTENT} each way",
+            expected=f"each extent less than {_LARGEST_EXTENT}",
         )
     return ArrayHeader(_dtype(descr, where), shape, order, offset)
 

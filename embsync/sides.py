@@ -30,6 +30,10 @@ class Sides(Generic[_Value]):
         """The value of the side whose rows are queries: users, or items if there are no users."""
         return self.items if self.users is None else self.users
 
+    def named(self) -> Iterator[tuple[SideName, _Value]]:
+        """Yield the name and the value of each side, items first."""
+        return zip(NAMES, self, strict=False)
+
     def map(self, function: Callable[..., _Result], *others: Sides[Any]) -> Sides[_Result]:
         """Apply ``function`` to each side, with the values of this pair and of ``others``."""
         items = function(self.items, *(other.items for other in others))

@@ -1,4 +1,4 @@
-"""The documents that belong to the repository: links, numbers of decisions, and what a contributor is told to type."""
+"""The documents of the repository: links, numbers of decisions, and the commands for contributors."""
 
 from __future__ import annotations
 
@@ -12,31 +12,45 @@ from pathlib import Path
 import pytest
 from support.documents import ROOT, Document
 
+import embsync
+
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 CONTRIBUTING = Document("CONTRIBUTING.md")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_link_leads_somewhere(name: str) -> None:
-    """Links into the repository name files that exist."""
+def test_every_link_has_a_target(name: str) -> None:
+    """Links into the repository point to existing files."""
     assert Document(name).dead_links() == []
 
 
 def test_decisions_are_numbered_from_one() -> None:
-    """Without gaps, and the heading has the number of the file."""
+    """The numbers have no gaps, and each heading has the number of its file."""
     files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
     assert [int(path.name[:4]) for path in files] == list(range(1, len(files) + 1))
     assert all(path.read_text(encoding="utf-8").startswith(f"# {path.name[:4]}: ") for path in files)
 
 
+def test_examples_name_the_version_of_the_package() -> None:
+    """Images and pinned requirements in docs/examples have the package's version."""
+    named = [
+        version
+        for path in sorted((ROOT / "docs" / "examples").rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
+        for version in re.findall(r"embsync(?:\[[a-z,]+\])?(?::|==)(\d[\w.]*)", path.read_text(encoding="utf-8"))
+    ]
+    assert named
+    assert set(named) == {embsync.__version__}
+
+
 def commands() -> list[list[str]]:
-    """Return the words of every line that a contributor is told to type."""
+    """Return the words of every command line in CONTRIBUTING.md."""
     return [shlex.split(line) for block in CONTRIBUTING.fences() for line in block.source.splitlines()]
 
 
 def test_a_contributors_commands_can_be_run() -> None:
-    """Programs come with Python or the extra ``test``, extras exist, and paths are there."""
+    """Programs come with Python or the extra ``test``, extras exist, and paths exist."""
     installed = {re.split(r"[>=\[]", wanted)[0] for wanted in PROJECT["project"]["optional-dependencies"]["test"]}
     programs = {"lint-imports": "import-linter"}
     for program, *arguments in commands():
@@ -49,7 +63,7 @@ def test_a_contributors_commands_can_be_run() -> None:
 
 
 def test_a_contributor_checks_what_ci_checks() -> None:
-    """The lines that judge a change are those of ``.ci/run`` and of ``make lint``."""
+    """The documented commands that check a change are those of ``.ci/run`` and ``make lint``."""
     judged = [line for line in map(" ".join, commands()) if re.match(r"ruff check|mypy|lint-imports", line)]
     assert len(judged) == 3
     for place in (".ci/run", "Makefile"):
@@ -58,7 +72,7 @@ def test_a_contributor_checks_what_ci_checks() -> None:
 
 
 def test_the_architecture_lists_existing_modules() -> None:
-    """Every module and function that it names exists; every folder and module of the package has a line in the tree."""
+    """Every module and function that it names exists; every directory and module of the package has a line."""
     text = Document("docs/architecture.md").text
     package = ROOT / "embsync"
     for function, module in re.findall(r"`(\w+)(?:\(\))?` of `([a-z_/]+)`", text):
@@ -74,7 +88,7 @@ def test_the_architecture_lists_existing_modules() -> None:
 
 
 def test_every_test_named_by_a_guarantee_exists() -> None:
-    """By file or by name."""
+    """Every test that a guarantee names exists, as a file or a function."""
     page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
     written = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
     files = {path.name for path in ROOT.glob("tests/**/test_*.py")}

@@ -1,4 +1,4 @@
-"""The pages of the reference say what there is, and nothing else."""
+"""The reference pages list exactly what exists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from embsync.server.openapi import document
 from embsync.server.settings import Limits
 
 LOG_EVENTS = Document("docs/reference/log-events.md")
-#: Kinds of outcomes and entries, which name their events; their own tests say what each is.
+#: Kinds of outcomes and entries, which name their events; other tests check each of them.
 NAMED_BY_KIND = {"published", "refused", "failed", "unchanged", "incomplete", "error", "crashed"}
 NAMED_BY_KIND |= {"passed_over", "changed", "not_permitted", "skipped", "not_a_snapshot"}
 
@@ -47,15 +47,15 @@ def _events(path: Path) -> set[str]:
 
 
 def test_exactly_the_events_that_are_logged_are_listed() -> None:
-    """By name; those of snapshots are named by their kind."""
+    """The page lists the events by name; those of snapshots are named by their kind."""
     logged = set().union(*map(_events, ROOT.glob("embsync/**/*.py"))) - {"pull_"}
     rows = [row.split("|")[1] for row in LOG_EVENTS.text.splitlines() if row.startswith("| `")]
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert logged | NAMED_BY_KIND | {"pull_failed", "pull_held"} == listed
 
 
-def test_exactly_the_exit_codes_there_are_are_listed() -> None:
-    """Done, unexpected, and one for each kind of error."""
+def test_the_page_lists_exactly_the_exit_codes() -> None:
+    """Success, an unexpected error, and each kind of error have an exit code."""
     codes = {
         int(code) for code in re.findall(r"^\| (\d) \|", Document("docs/reference/exit-codes.md").text, re.MULTILINE)
     }
@@ -67,7 +67,7 @@ def test_exactly_the_exit_codes_there_are_are_listed() -> None:
 
 
 def _rows(markdown: str) -> list[list[str]]:
-    """Return the cells of all rows of tables; not their headers, and no bars within code."""
+    """Return the cells of all rows of tables, except headers; a bar within code does not separate cells."""
     lines = [line.replace("\\|", "") for line in markdown.splitlines() if line.startswith("| ")]
     bare = [re.sub(r"`[^`]*`", lambda found: found[0].replace("|", " "), line) for line in lines]
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in bare]
@@ -76,7 +76,7 @@ def _rows(markdown: str) -> list[list[str]]:
 
 @pytest.fixture
 def generate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The modules that fill the marked places of pages; without MkDocs."""
+    """The modules that fill the marked places of pages, without MkDocs."""
     monkeypatch.syspath_prepend(str(ROOT / "docs/generate"))
     before = set(sys.modules)
     yield importlib.import_module
@@ -85,8 +85,8 @@ def generate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             del sys.modules[name]
 
 
-def test_nothing_in_the_reference_is_without_a_meaning(generate: Any) -> None:
-    """Every field, key, option, metric, status, event and exit code; every public name of Python has a docstring."""
+def test_every_reference_entry_has_a_meaning(generate: Any) -> None:
+    """Every field, key, option, metric, status, event and exit code has a meaning; every public name a docstring."""
     marks = generate("marks").MARKS
     pages = {name: mark() for name, mark in marks.items()}
     rows = {name: _rows(text) for name, text in pages.items() if name != "python"}
@@ -100,14 +100,14 @@ def test_nothing_in_the_reference_is_without_a_meaning(generate: Any) -> None:
 
 
 def _objects(kind: Any) -> set[type]:
-    """Return the objects in the manifest."""
+    """Return the types of the objects in the manifest."""
     own = {kind} if dataclasses.is_dataclass(kind) or hasattr(kind, "__struct_fields__") else set()
     inner = typing.get_type_hints(kind).values() if own else typing.get_args(kind)
     return own.union(*map(_objects, inner))
 
 
 def _members(given: list[type]) -> Iterator[tuple[str, Any]]:
-    """Yield the public names of the package and the types that they return, and what these have."""
+    """Yield the public names of the package and the members of the types that they return."""
     for one in [*(getattr(embsync, name) for name in embsync.__all__ if not name.startswith("_")), *given]:
         yield one.__qualname__, one
         for name, member in vars(one).items() if inspect.isclass(one) else []:
@@ -116,7 +116,7 @@ def _members(given: list[type]) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_key_of_the_configuration_has_a_row_with_its_meaning(generate: Any) -> None:
-    """Type, default and meaning; sinks too."""
+    """Every key, including those of sinks, has a row with its type, default and meaning."""
 
     def keys(tree: dict[str, Any], path: str = "") -> set[str]:
         return {
@@ -136,7 +136,7 @@ def test_every_key_of_the_configuration_has_a_row_with_its_meaning(generate: Any
 
 
 def test_every_field_of_the_http_interface_has_its_meaning() -> None:
-    """Requests, responses and the objects in them; the manifest has a page of its own."""
+    """Every field of requests, responses and the objects in them has a meaning; the manifest has its own page."""
     schemas = document(Limits())["components"]["schemas"]
     of_manifest = set(msgspec.json.schema_components([Manifest])[1])
     fields = {

@@ -82,7 +82,7 @@ class AnchorSide:
     def reference_of_version(
         self, update: AnchorUpdate, positions: Array, ids: Array, vectors: Float32
     ) -> ReferenceRows:
-        """Return the same with the last stable vectors of a version, which has no ``recent``: those of its ids."""
+        """Return the same for a version without ``recent``, from its own (n,) ``ids`` and (n, k) stable ``vectors``."""
         rows = positions_in(self.ids, ids)
         if update.policy != "two_time_scales" or (rows < 0).any():
             return self.vectors
@@ -144,7 +144,7 @@ class Blend:
         return blended
 
     def weigh(self, places: Array, rows: Float64) -> Float64:
-        """Return the (m,) float64 weights in the fit of the anchors at ``places``, whose (m, k) rows these are.
+        """Return the (m,) float64 weights in the fit of the anchors at ``places``, whose (m, k) blends are ``rows``.
 
         A squared error counts long rows more than short ones; dividing by the square root of the norm reduces that.
         """
@@ -157,8 +157,8 @@ def blend(side: AnchorSide, recent: Float32, rows: Int64 | None, positions: Arra
     """Return the reference rows of two time scales: share x recent + (1 - share) x (age weight) x slow.
 
     The age weight is (age + 1) over its mean among the anchors that the snapshot has: the slow row of an id that joined
-    lately says little about the start of the space. The blend is divided by share + (1 - share) x (age weight), which
-    becomes the anchor's weight in the fit.
+    recently contains little information about the start of the space. The blend is divided by share + (1 - share) x
+    (age weight), which becomes the anchor's weight in the fit.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def _mixed(old: Float32, new: Float32, share: Float32) -> Float32:
     mixed = new - old
     mixed *= share[:, None]
     mixed += old
-    whole = share == 1.0
-    if whole.any():
-        mixed[whole] = new[whole]
+    replaced = share == 1.0
+    if replaced.any():
+        mixed[replaced] = new[replaced]
     return mixed

@@ -25,7 +25,7 @@ OUTLIER = 3.0
 
 @dataclass(frozen=True)
 class RowChange:
-    """Size and sameness of a side's rows against the parent version's, over ids live in both; None: not comparable.
+    """Changes of a side's rows since the parent version, over ids live in both; None: not comparable.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class DriftMeter:
         self._inverse = None if parent_inverse is None else parent_inverse.astype(np.float32)
         count = len(parent_rows)
         self._cosines = np.full(count, np.nan, np.float32)
-        #: Of rows that are not zero in either version, as they come: their figures have no order.
+        #: Norms of rows that are not zero in either version, in order of arrival, which does not affect the figures.
         self._norms = np.empty((2, count), np.float32)
         self._compared = 0
         self._lock = Lock()  # blocks are observed by several threads
@@ -95,9 +95,9 @@ class DriftMeter:
         local = np.flatnonzero(rows >= 0)
         if len(local) == 0:
             return
-        whole = len(local) == len(block)
+        all_compared = len(local) == len(block)
         old = np.asarray(self._vectors[as_slice(rows[local])])
-        new = stable if whole else stable[local]
+        new = stable if all_compared else stable[local]
         cosines, norms, moved, before = compare_stable(new, old)
         norms = norms[:, (norms > 0).all(axis=0)]
         with self._lock:
@@ -107,11 +107,11 @@ class DriftMeter:
         self._cosines[start + local] = cosines
         self._stable.append((start, moved, before))
         if self._inverse is not None:
-            self._raw.append((start, *compare_raw(block if whole else block[local], old @ self._inverse)))
+            self._raw.append((start, *compare_raw(block if all_compared else block[local], old @ self._inverse)))
 
     def result(self) -> tuple[SideDrift, RowChange]:
-        """Return the figures over all rows met."""
-        norm_figures, moved_most = self._norm_figures(), self._moved_most()  # they need memory, and so does a copy
+        """Return the figures over all rows observed."""
+        norm_figures, moved_most = self._norm_figures(), self._moved_most()  # before the copy below, to save memory
         cosines = self._cosines[~np.isnan(self._cosines)]
         if len(cosines) == 0:
             return SideDrift(), RowChange()
@@ -159,7 +159,7 @@ def compare_stable(new: Float32, old: Float32) -> tuple[Float32, Float32, float,
 
 
 def compare_raw(block: Array, before: Float32) -> tuple[float, int, float, float, int, float]:
-    """Return sums over raw rows and those that the parent's stable rows come back as.
+    """Return sums over raw rows and the parent's raw rows, which were mapped back from its stable rows.
 
     The sum and number of cosines, squared differences, squared norms before, unchanged rows, squared norms now.
     """
@@ -179,7 +179,7 @@ def compare_raw(block: Array, before: Float32) -> tuple[float, int, float, float
 
 
 def _median(values: Float32) -> float:
-    """Return the median in float64, without a copy of all values in it."""
+    """Return the median in float64, without converting all values to it."""
     middle = [(len(values) - 1) // 2, len(values) // 2]
     return float(np.partition(values, middle)[middle].mean(dtype=np.float64))
 

@@ -26,7 +26,7 @@ RawObserver = Callable[[int, Array], None]
 #: eps * condition**2: 2e-4 at 1e6; Cholesky fails near 1e8.
 GRAM_CONDITION = 1e6
 
-#: Rows of a side that the fit is judged on, and how many a dimension at least: a share of 0.03 of them has a standard
+#: Rows of a side that the fit is judged on, and the least number per dimension: a share of 0.03 of them has a standard
 #: error of 0.0019, and judging all of 100,000 took a seventh of the time to stabilize.
 JUDGED = 8_000
 JUDGED_A_DIMENSION = 8
@@ -41,7 +41,7 @@ class Pairing:
     positions : (t,) row numbers
         Position of each row's anchor, -1 without one.
     anchors : (a, k) float32
-        Rows to fit to, possibly memory-mapped, or blended as they are read; a blend has weights of its own.
+        Rows to fit to, possibly memory-mapped, or blended as they are read; a :class:`Blend` has its own weights.
     judged : (n,) int64, ascending
         Rows that the fit is judged on.
     folds : (n,) uint8
@@ -55,14 +55,14 @@ class Pairing:
 
     @classmethod
     def of(cls, positions: RowNumbers, anchors: ReferenceRows, ids: Array) -> Pairing:
-        """Return the pairing with anchors of those ids; judged are those with the lowest hashes that are there."""
+        """Return the pairing with anchors of ``ids``; of the rows paired, those with the lowest hashes are judged."""
         there = np.flatnonzero(positions >= 0)
-        names = ids[positions[there]]
-        chosen = sample(names, max(JUDGED, JUDGED_A_DIMENSION * anchors.shape[1]))
-        return cls(positions, anchors, there[chosen], fold_of(names[chosen]))
+        paired_ids = ids[positions[there]]
+        chosen = sample(paired_ids, max(JUDGED, JUDGED_A_DIMENSION * anchors.shape[1]))
+        return cls(positions, anchors, there[chosen], fold_of(paired_ids[chosen]))
 
     def room(self, width: int) -> JudgedRows:
-        """Return room for the judged rows, of that width."""
+        """Allocate the judged rows, with ``width`` values each."""
         return JudgedRows.empty(self.positions[self.judged], self.folds, width, self.anchors.shape[1])
 
 
@@ -166,7 +166,10 @@ def sum_side(
 def _cross(
     start: int, block: Array, exact: Float64, pairing: Pairing, weights: Float64 | None, held: JudgedRows
 ) -> Float64 | None:
-    """Return a block's cross-Gram matrix with its anchors, and hold its judged rows; ``exact`` is it in float64."""
+    """Return a block's cross-Gram matrix with its anchors, and put its judged rows into ``held``.
+
+    ``exact`` is the block in float64; it may be overwritten.
+    """
     places = pairing.positions[start : start + len(block)]
     local = np.flatnonzero(places >= 0)
     if len(local) == 0:
@@ -219,8 +222,8 @@ def _not_finite(name: str, start: int, block: Array) -> SnapshotError:
 def triangular_factor(gram: Float64, exactly: Callable[[], Float64]) -> Float64:
     """Return the upper triangular (e, e) factor R with R^T R = T^T T.
 
-    A Cholesky factor of the Gram matrix if it is well enough conditioned, otherwise what ``exactly`` returns: a QR
-    factor of the rows, from another pass over them.
+    It is the Cholesky factor of the Gram matrix if that is well enough conditioned, otherwise what ``exactly`` returns:
+    the QR factor of the rows, from another pass over them.
     """
     try:
         factor: Float64 = linalg.cholesky(gram)

@@ -10,6 +10,7 @@ import numpy as np
 from embsync.alignment.gram import RawObserver, sum_side
 from embsync.alignment.transform import Transform
 from embsync.dtypes import Array, Float32, Float64
+from embsync.measurements import Preservation
 from embsync.rows import Rows, in_threads, library_threads, map_blocks
 from embsync.sides import Sides
 
@@ -110,17 +111,25 @@ def residual_of(
     return Residual(gram, cross, own)
 
 
+def certify(
+    transform: Transform, sides: Sides[Residual], top_k_agreement: float | None, sampled: int, *, threads: int = 0
+) -> Preservation:
+    """Return the certificate of the written vectors, given the agreement of the exact top k of ``sampled`` queries."""
+    error = score_error(sides, transform, threads=threads)
+    return Preservation(map_error(transform), error, top_k_agreement, sampled)
+
+
 def map_error(transform: Transform) -> float:
     """Return ||A_W^T A_T - P||_2, where P = Q^T I_r Q is an orthogonal projector.
 
     P is derived from the product itself (its leading singular subspace), so that maps read from a store can be judged
-    without anything else.
+    on their own.
     """
     with library_threads(1, "blas"):
         product = transform.side("users").T @ transform.items
-        whole = float(np.linalg.norm(product - np.eye(len(product)), 2))
-        if whole < 0.5:  # then no singular value is below 0.5, and P is the identity
-            return whole
+        distance = float(np.linalg.norm(product - np.eye(len(product)), 2))
+        if distance < 0.5:  # then no singular value is below 0.5, and P is the identity
+            return distance
         U, S, Vt = np.linalg.svd(product)
         rank = int(np.count_nonzero(S > 0.5))
         basis = np.linalg.qr((U[:, :rank] + Vt[:rank].T) / 2.0)[0]
@@ -132,7 +141,7 @@ def score_error(sides: Sides[Residual], transform: Transform, *, threads: int = 
 
     With T' = T A_T + D_T and W' = W A_W + D_W the difference is
     [T D_T] [[A_T A_W^T - I, A_T], [A_W^T, I]] [W D_W]^T, whose norm follows from the stacked Gram matrices.
-    Computing the norm of T' W'^T and subtracting would cancel. On one side, T takes the place of W.
+    Computing the norm of T' W'^T and subtracting would cancel. With one side, T takes the place of W.
 
     Returns 0 if all scores are zero before and after, and infinity if the written vectors or the maps are so large
     (which means damage) that no digit of the difference is reliable.
@@ -140,12 +149,12 @@ def score_error(sides: Sides[Residual], transform: Transform, *, threads: int = 
     items, other = sides.items, sides.queries
     with library_threads(1, "blas"), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         squared, uncertain = _squared_norm(_stacked(items), _middle(transform, items, other), _stacked(other), threads)
-        whole = float(np.sum(items.gram * other.gram))
-    if not (np.isfinite(squared) and np.isfinite(whole)) or uncertain > max(squared, whole):
+        total = float(np.sum(items.gram * other.gram))
+    if not (np.isfinite(squared) and np.isfinite(total)) or uncertain > max(squared, total):
         return float("inf")
-    if whole <= 0.0:
+    if total <= 0.0:
         return 0.0 if squared <= 0.0 else float("inf")
-    return float(np.sqrt(max(squared, 0.0) / whole))
+    return float(np.sqrt(max(squared, 0.0) / total))
 
 
 def _relative_size(side: Residual) -> float:

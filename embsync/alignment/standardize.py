@@ -10,8 +10,8 @@ from scipy import linalg
 from embsync.dtypes import Float64
 from embsync.sides import Sides
 
-#: Directions whose singular value is below this share of the largest carry no score. float32 snapshots have a relative
-#: precision of about 1e-7; without a tolerance, a duplicated column gave map entries of 2e8.
+#: Directions whose singular value is below this share of the largest do not count towards the rank. float32 snapshots
+#: have a relative precision of about 1e-7; without a tolerance, a duplicated column gave map entries of 2e8.
 RANK_TOLERANCE = 1e-7
 
 
@@ -82,8 +82,8 @@ def keep_products(factor_items: Float64, factor_users: Float64 | None, dimension
     if width > dimension:
         basis = np.ascontiguousarray(linalg.eigh(gram)[1][:, ::-1][:, :dimension])
         outside = np.eye(width) - basis @ basis.T
-        whole = float(np.linalg.norm(factor_items @ other.T))
-        loss = float(np.linalg.norm(factor_items @ outside @ other.T)) / whole if whole else 0.0
+        norm = float(np.linalg.norm(factor_items @ other.T))
+        loss = float(np.linalg.norm(factor_items @ outside @ other.T)) / norm if norm else 0.0
     return Standardization(
         items=basis,
         users=basis,

@@ -1,7 +1,7 @@
 """The anchors passed from one call to the next, and the file that stores them between processes.
 
-The file is safetensors, which other programs can read: tensors ``items.ids``, ``items.vectors`` and perhaps
-``items.recent`` and ``items.ages``, the same of users, and in ``__metadata__`` the format version, each side's
+The file is safetensors, which other programs can read: tensors ``items.ids``, ``items.vectors`` and optionally
+``items.recent`` and ``items.ages``, the same for users, and in ``__metadata__`` the format version, each side's
 ``rate``, and the sha256 of the entire file with 64 zeros in place of the hash.
 """
 
@@ -89,7 +89,7 @@ class Anchors(Sides[AnchorSide]):
         Returns
         -------
         Anchors
-            What was saved, in memory.
+            The saved anchors, in memory.
 
         Raises
         ------
@@ -115,10 +115,10 @@ class Anchors(Sides[AnchorSide]):
 
 
 def _encoded(anchors: Anchors) -> bytes:
-    """Return the file: length of the header, header, numbers."""
+    """Return the bytes of the file: length of the header, header, numbers."""
     metadata = {"embsync_anchors": FORMAT, "sha256": _NO_HASH}
     tensors: dict[str, Array] = {}
-    for name, side in zip(NAMES, anchors, strict=False):
+    for name, side in anchors.named():
         metadata[f"{name}.rate"] = repr(float(side.rate))
         tensors[f"{name}.vectors"] = np.ascontiguousarray(side.vectors, "<f4")
         if side.recent is not None:
@@ -136,7 +136,7 @@ def _encoded(anchors: Anchors) -> bytes:
         header[key] = {"dtype": _TYPES[array.dtype.str], "shape": array.shape, "data_offsets": place}
         position += array.nbytes
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8, as the library aligns them
+    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8, as the safetensors library aligns them
     head = len(text).to_bytes(8, "little") + text
     numbers = [array.reshape(-1).view(np.uint8).data for array in tensors.values()]
     digest = hashlib.sha256(head)
@@ -179,12 +179,12 @@ def _side(name: str, headers: Mapping[str, ArrayHeader], metadata: Mapping[str, 
         rate = 0.0
     wrong = [array for array in rows if array.dtype != np.float32 or array.ndim != 2 or len(array) != len(ids)]
     if not rows or wrong or len({array.shape for array in rows}) > 1 or not 0 < rate <= 1:
-        raise _ill_formed(content, f"{name} of other shapes or rates", "an id, a row of float32 and a rate in (0, 1]")
+        raise _ill_formed(content, f"{name} with wrong shapes or rates", "an id, a row of float32 and a rate in (0, 1]")
     if not (ids[1:] > ids[:-1]).all() or not all(np.isfinite(array).all() for array in rows):
         raise _ill_formed(content, f"{name} out of order or not finite", "ascending ids and finite rows")
     ages = _read(headers[f"{name}.ages"], content) if f"{name}.ages" in headers else None
     if ages is not None and not (ages.dtype == np.int32 and ages.shape == ids.shape and (ages >= 0).all()):
-        raise _ill_formed(content, f"{name} with other ages", "one int32 of at least 0 for each id")
+        raise _ill_formed(content, f"{name} with wrong ages", "one int32 of at least 0 for each id")
     return AnchorSide(ids, rows[0], rate, rows[1] if len(rows) > 1 else None, ages)
 
 

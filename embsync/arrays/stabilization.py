@@ -13,7 +13,7 @@ from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, AnchorUpdate, 
 from embsync.alignment.certified import SampledNeighbours
 from embsync.alignment.cross_validation import Fit
 from embsync.alignment.gram import Pairing
-from embsync.alignment.preservation import Residual, map_error, score_error
+from embsync.alignment.preservation import Residual, certify
 from embsync.alignment.transform import Transform
 from embsync.alignment.two_pass import Alignment, SideFit, SideInput, fit, transform_rows
 from embsync.arrays.anchors import Anchors
@@ -28,7 +28,7 @@ from embsync.reporting.summary import Summary
 from embsync.rows import library_threads
 from embsync.sides import NAMES, SideName, Sides
 from embsync.similarity import TOP_K
-from embsync.snapshots.given import side_of_arrays
+from embsync.snapshots.array_sides import side_of_arrays
 from embsync.snapshots.sides import IdentifiedSide
 
 SAMPLED_QUERIES = 1000
@@ -182,7 +182,7 @@ def stabilize(
         The sides, the dimension or the type of ids differ from the anchors', or the anchor policy or one of its weights
         is invalid.
     RefusedError
-        Too few ids are shared with the anchors, or rows fit them no better than chance, as with other ids, another
+        Too few ids are shared with the anchors, or rows do not fit them, for example because of wrong ids, another
         model, or sides from two training runs.
 
     References
@@ -247,7 +247,7 @@ def _require_same_sides(users: Any, anchors: Anchors | None) -> None:
 def _anchor_update(policy: Policy, weight: float, parent_share: float, slow_weight: float) -> AnchorUpdate:
     if policy not in get_args(Policy) or not (0 < weight <= 1 and 0 <= parent_share <= 1 and 0 < slow_weight <= 1):
         raise UsageError(
-            "unknown anchor policy",
+            "invalid anchor policy or weight",
             found=f"policy {policy!r} with weight {weight}, parent_share {parent_share} and slow_weight {slow_weight}",
             expected=f"one of {', '.join(get_args(Policy))}, weights in (0, 1] and a share in [0, 1]",
         )
@@ -270,15 +270,15 @@ def _side(
     update: AnchorUpdate, vectors: Any, name: SideName, ids: Any, weights: Any, previous: AnchorSide | None
 ) -> _Side:
     rows = side_of_arrays(name, vectors, ids, weights, row_numbers=previous is None)
-    names = rows.ids()
-    if previous is not None and previous.ids.dtype.kind != names.dtype.kind:
+    side_ids = rows.ids()
+    if previous is not None and previous.ids.dtype.kind != side_ids.dtype.kind:
         raise UsageError(
             f"{name[:-1]}_ids of a different type from the anchors'",
-            found=str(names.dtype),
+            found=str(side_ids.dtype),
             expected=str(previous.ids.dtype),
         )
-    order = np.argsort(names, kind="stable").astype(np.int64)
-    return _Side(rows, names, order, previous, rows.weights(), sample(names, SAMPLED_QUERIES), update)
+    order = np.argsort(side_ids, kind="stable").astype(np.int64)
+    return _Side(rows, side_ids, order, previous, rows.weights(), sample(side_ids, SAMPLED_QUERIES), update)
 
 
 @dataclass(frozen=True)
@@ -307,13 +307,8 @@ def _apply(sides: Sides[_Side], found: Alignment, threads: int) -> tuple[Sides[_
         return _Written(out, residual)
 
     written = sides.map(write, found)
-    certificate = Preservation(
-        map_error(found.transform),
-        score_error(written.map(lambda side: side.residual), found.transform, threads=threads),
-        neighbours.agreement(),
-        len(queries),
-    )
-    return written, certificate
+    residuals = written.map(lambda side: side.residual)
+    return written, certify(found.transform, residuals, neighbours.agreement(), len(queries), threads=threads)
 
 
 def _advance(side: _Side, stable: Float32, limit: int, threads: int) -> AnchorSide:

@@ -40,11 +40,11 @@ def say_verdict(found: Verdict) -> None:
 
 
 def say_drift(manifests: Sequence[Manifest]) -> None:
-    """Print drift over the versions of one space as small lines, for each side."""
+    """Print drift over the versions of one space as sparklines, for each side."""
     if len(manifests) < 2:
         return
     history = version_history(manifests)
-    rows = [(f"cosine of {name}", side.cosine) for name, side in zip(("items", "users"), history.sides, strict=False)]
+    rows = [(f"cosine of {name}", side.cosine) for name, side in history.sides.named()]
     rows.append(("stale top 10", history.stale_overlap))
     for place, (name, values) in enumerate(rows):
         line = _trend(values)
@@ -132,11 +132,11 @@ def say_version(manifest: Manifest, events: Sequence[Event], current: int | None
 
 def _say_sides(manifest: Manifest) -> None:
     drift = manifest.drift
-    sides = [_side_row("items", manifest.items, manifest.alignment.items, None if drift is None else drift.items)]
-    if manifest.users is not None and manifest.alignment.users is not None:
-        moved = None if drift is None else drift.users
-        sides.append(_side_row("users", manifest.users, manifest.alignment.users, moved))
-    table(("", "live", "new", "gone", "carried", "fit", "cosine", "raw", "since start"), sides)
+    rows = [
+        _side_row(name, counts, fit, None if drift is None else getattr(drift, name))
+        for (name, counts), fit in zip(manifest.sides.named(), manifest.alignment.sides, strict=True)
+    ]
+    table(("", "live", "new", "gone", "carried", "fit", "cosine", "raw", "since start"), rows)
 
 
 def _say_figures(manifest: Manifest) -> None:

@@ -81,12 +81,9 @@ def print_backlog(given: Context) -> int:
 
 
 def _print_version(path: Path, manifest: Manifest) -> None:
-    users = "" if manifest.users is None else f" and {manifest.users.live:,} users"
+    rows = " and ".join(f"{counts.live:,} {name}" for name, counts in manifest.sides.named())
     parent = "the first of a space" if manifest.parent is None else f"aligned to version {manifest.parent}"
-    say(
-        f"{path}: would be published as version {manifest.version}, {parent}: {manifest.items.live:,} items{users}; "
-        "nothing was written"
-    )
+    say(f"{path}: would be published as version {manifest.version}, {parent}: {rows}; nothing was written")
     _print_checks(manifest.checks)
 
 

@@ -45,7 +45,7 @@ _OPTIONS = (
     (("--force", "-f", "--yes", "-y"), ("--overwrite",)),
     (("--verbose", "-v"), ("--debug",)),
 )
-#: Names for an argument that has no option, by command.
+#: Options of other programs for what is an argument in embsync, by command.
 _ARGUMENTS = {
     "accept": _INPUTS,
     "demo": (*_DIRECTORIES, *_OUTPUTS, "--store", "-s"),
@@ -65,7 +65,7 @@ _LOGGING = frozenset({"deliver", "run", "serve"})
 
 
 def words_meant(group: click.Group, words: Sequence[str]) -> list[str] | None:
-    """Return the words with the command that is meant instead of the first, or its ``--help`` if the others do not fit.
+    """Return the words with the first replaced by the command that is meant, or its ``--help`` if the rest do not fit.
 
     None if it is not known what is meant.
     """
@@ -130,7 +130,7 @@ def _to_previous(command: click.Command, words: list[str]) -> bool:
 
 
 def _after_the_command(group: click.Group, given: str, program: Sequence[str], arguments: Sequence[str]) -> str | None:
-    """Return the line with the options before the command put after it; None if that is not a command either."""
+    """Return the line with the options moved from before the command to after it; None if there is no command."""
     context = click.Context(group)
     name = next((word for word in arguments if word in group.list_commands(context)), None)
     command = None if name is None else group.get_command(context, name)
@@ -154,7 +154,7 @@ def _unknown(command: click.Command, words: list[str]) -> str | None:
 
 
 def _replaced(command: click.Command, given: str, arguments: Sequence[str]) -> list[str] | str | None:
-    """Return the words with the option that is meant instead of one, or its name if its value is missing."""
+    """Return the words with an option replaced by the one that is meant, or a message if its value is missing."""
     place = next((at for at, word in enumerate(arguments) if word.partition("=")[0] == given), None)
     if place is None:
         return None
@@ -204,11 +204,14 @@ def _ids_last(command: click.Command, words: Sequence[str]) -> list[str]:
             options.append(word)
         else:
             options += [word, *([value] if (value := next(rest, None)) is not None else [])]
+    first = next(one for one in command.params if isinstance(one, click.Argument))
+    if isinstance(first.type, click.Choice) and others[:1] and others[0] not in first.type.choices:
+        others.insert(0, first.type.choices[0])
     return [*options, "--", *others]
 
 
 def _address(given: str, value: str, before: list[str], after: list[str]) -> str:
-    """Return a port or a host as an address; a host that was given beside a port is taken from the other words."""
+    """Return a port or a host as an address; a host given by ``--host`` in the other words is joined to a port."""
     if given not in _ADDRESSES:
         return value
     if not value.isdigit():

@@ -113,7 +113,7 @@ def _say_status(store: Store, found: dict[str, Any]) -> None:
 
 
 def _space(store: Store, found: dict[str, Any]) -> list[Manifest]:
-    """Return the readable manifests of the current version's space up to it, itself last; none without one."""
+    """Return the readable manifests of the current version's space, the current one last; none without a version."""
     if not found["intact"] or found["current"] is None:
         return []
     current, others = store.manifest(found["current"]), []
@@ -137,7 +137,7 @@ def _verdict(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> 
 
 
 def _problems(store: Store, found: dict[str, Any], manifests: list[Manifest]) -> Iterator[str]:
-    """Yield why readers do not get later versions, and a wrong clock; the lines below the verdict have details."""
+    """Yield reasons why readers get no later versions, and a wrong clock; details follow the verdict."""
     daemon, delivery = found["daemon"], found["delivery"]
     if held(store.root) is not None:
         yield "publishing is on hold"
@@ -191,7 +191,7 @@ def _status(store: Store) -> dict[str, Any]:
         found["current"] = store.current()
         if found["current"] is not None:
             found |= _current(store.manifest(found["current"]))
-            found["intact"] = not store.other_sizes(found["current"])
+            found["intact"] = not store.wrong_sizes(found["current"])
         else:
             found["intact"] = True
     return found

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def reaching(command: Command) -> Command:
+def url_options(command: Command) -> Command:
     """Add the argument URL and the options for its service."""
     for option in (
         click.option("--credentials-file", metavar="FILE", help="File with lines NAME=value."),
@@ -38,8 +36,8 @@ def reaching(command: Command) -> Command:
 
 
 @click.command()
-@reaching
-@click.option("--keep-versions", type=click.IntRange(min=1), default=3, show_default=True, help="Versions kept there.")
+@url_options
+@click.option("--keep-versions", type=click.IntRange(min=1), default=3, show_default=True, help="Versions kept at URL.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
@@ -103,12 +101,12 @@ def push(
         say(f"version {done.version} is current at {url}; restored {count}: {', '.join(done.restored)}")
     else:
         verified = "; every object there has its hash" if verify and not done.changed else ""
-        say(f"version {done.version} {'is current' if done.changed else 'was current already'} at {url}{verified}")
+        say(f"version {done.version} {'is current' if done.changed else 'was already current'} at {url}{verified}")
 
 
 @click.command()
-@reaching
-@click.option("--follow", is_flag=True, help="Continue: pull whenever another version is pushed.")
+@url_options
+@click.option("--follow", is_flag=True, help="Keep running, and pull whenever another version is pushed.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between checks."
 )
@@ -152,7 +150,7 @@ def pull(
             }
         )
     else:
-        say(f"version {done.version} {'is current' if done.changed else 'was current already'} in {given.store.root}")
+        say(f"version {done.version} {'is current' if done.changed else 'was already current'} in {given.store.root}")
     return 0
 
 
@@ -164,7 +162,7 @@ def _noticed() -> Iterator[Callable[[str, str], None]]:
         yield lambda key, why: noticed.append((key, why))
     finally:
         for key, why in noticed:
-            warn(f"embsync: {key}: transferred twice: first, the disk here had {why}")
+            warn(f"embsync: {key}: transferred twice, since the first copy was wrong: {why}")
 
 
 def _follow(given: Context, objects: Objects, interval: float) -> int:
@@ -173,8 +171,6 @@ def _follow(given: Context, objects: Objects, interval: float) -> int:
     from embsync.delivery.secrets import without_secrets  # noqa: PLC0415
 
     logs.configure(given.config.log)
-    source = without_secrets(objects.where)
-    logs.log(logging.INFO, "started", store=str(given.store.root), source=source, interval=interval, pid=os.getpid())
     keep = given.config.store.keep_versions
     pull = Pull(given.store, objects, keep, alive=lambda: notify("WATCHDOG=1"), notice=log_again)
-    return follow(pull, interval)
+    return follow(pull, interval, store=str(given.store.root), source=without_secrets(objects.where))

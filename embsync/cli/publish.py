@@ -21,7 +21,7 @@ from embsync.pipeline import Request, UnchangedError
 from embsync.pipeline.checks import CheckRefusedError, reject_unknown, remarks
 from embsync.pipeline.entry import publish_entry
 from embsync.pipeline.on_publish import run_on_publish
-from embsync.pipeline.progress import Progress
+from embsync.progress import Progress
 from embsync.snapshots import shortened
 from embsync.snapshots.labels import TABLES
 from embsync.store.hold import hold, resume
@@ -281,10 +281,8 @@ def _figures(error: EmbsyncError) -> dict[str, object]:
 
 def _print_published(name: str, manifest: Manifest) -> None:
     """Print a summary of a new version."""
-    sides = [f"{manifest.items.live:,} items"]
-    if manifest.users is not None:
-        sides.append(f"{manifest.users.live:,} users")
-    parts = [" and ".join(sides), f"score error {manifest.preservation.score_error:.1e}"]
+    rows = " and ".join(f"{counts.live:,} {name}" for name, counts in manifest.sides.named())
+    parts = [rows, f"score error {manifest.preservation.score_error:.1e}"]
     if manifest.drift is not None:
         items = manifest.drift.items
         parts.append(f"item cosine {number(items.cosine)} (raw {number(items.cosine_raw)})")

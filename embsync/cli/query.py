@@ -1,4 +1,4 @@
-"""Commands that query a version like a consumer."""
+"""Commands that query a version, as a consumer does."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _missing(what: str) -> Callable[[Any], Any]:
 
 
 def _max_age(what: str) -> Callable[[Any], Any]:
-    return click.option("--max-age", metavar="AGE", help=f"{what}: a number of versions, or a time such as 36h or 7d.")
+    return click.option("--max-age", metavar="AGE", help=f"{what}: versions, or a duration such as 36h or 7d.")
 
 
 def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
@@ -90,9 +90,9 @@ def _ids(given: tuple[str, ...], file: Path | None, *dimensions: int) -> Any:
 @click.option(
     "--allow-file",
     type=_FILE,
-    help="Return only the items in an .npy or .json file; a list for all queries or each.",
+    help="Return only the items in an .npy or .json file; one list for all queries, or one per query.",
 )
-@click.option("--block-file", type=_FILE, help="Exclude the items in such a file.")
+@click.option("--block-file", type=_FILE, help="Exclude the items in an .npy or .json file.")
 @click.option(
     "--where",
     multiple=True,

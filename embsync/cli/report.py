@@ -44,7 +44,7 @@ def report(
     It is one HTML file that loads nothing.
     """
     if None not in (version, number) and version != number:
-        raise UsageError("two versions", found=f"{version} and --version {number}", expected="one")
+        raise UsageError("two different versions", found=f"{version} and --version {number}", expected="one of them")
     number = number if version is None else version
     root = context(config_file, store, as_json).store.root
     _require_place(output)

@@ -207,7 +207,7 @@ class Daemon:
             self._attempts.not_before = 0.0
 
     def _interrupt_work(self, entry: Entry) -> None:
-        """End the work without blaming the snapshot."""
+        """End the work without counting a failed attempt."""
         self._worker.kill()
         self._entry = None
         self._attempts.record_end(entry)
@@ -225,14 +225,14 @@ class Daemon:
             return
         exhausted = self._attempts.of(entry).exhausted
         if exhausted is not None:
-            self._set_aside(entry, exhausted)
+            self._set_aside(entry, exhausted, {})
             return
         try:
             self._attempts.begin(entry)
         except EmbsyncError:
             self._attempts.record_failure(entry, now, self._config.watch.rescan_seconds, "errors")
             raise
-        self._worker.begin(Job.of(self._store.root, entry, self._config), now)
+        self._worker.begin(Job(self._store.root, self._config, entry), now)
         self._entry = entry
         log(logging.INFO, "begun", snapshot=entry.child.name, reason=entry.reason)
 
@@ -297,16 +297,16 @@ class Daemon:
         )
         self._sweep()  # also completes or reverts an interrupted publish before the next attempt
         if attempt.exhausted is not None:
-            self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}")
+            self._set_aside(entry, f"{attempt.exhausted}; the last time: {outcome.what}", outcome.details)
         else:
             self._attempts.record_end(entry)
 
-    def _set_aside(self, entry: Entry, reason: str) -> None:
+    def _set_aside(self, entry: Entry, reason: str, details: dict[str, str]) -> None:
         set_aside(self._store, entry, f"set aside: {reason}")
         self._attempts.forget()
-        self._problems.open("work", f"set aside: {reason}", snapshot=entry.child.name)
+        self._problems.open("work", f"set aside: {reason}", snapshot=entry.child.name, details=details)
         self._counters["embsync_set_aside_total"] += 1
-        log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason)
+        log(logging.ERROR, "set_aside", snapshot=entry.child.name, reason=reason, **details)
         self._scanner.request()
 
     def _start_hook(self, now: float) -> None:
@@ -336,7 +336,7 @@ class Daemon:
         job, queue = self._worker.job, self._scanner.queue
         if job is not None:
             step = self._worker.step
-            return "working", f"working on {job.name}" + (f": {step.stage}" if step else "")
+            return "working", f"working on {job.entry.child.name}" + (f": {step.stage}" if step else "")
         if self._held is not None:
             return "held", f"on hold since {self._held.time}; {len(queue)} in the queue"
         if self._scanner.health.state == "missing":
@@ -357,7 +357,7 @@ class Daemon:
             retry = Retry(queue[0].child.name, failures, round(max(self._attempts.not_before - now, 0.0), 1))
         work = None
         if job is not None:
-            work = Work(job.name, step.stage if step else None, step.share if step else None)
+            work = Work(job.entry.child.name, step.stage if step else None, step.share if step else None)
         present = DaemonState(
             state,
             doing,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from embsync.config import Config
 from embsync.invocation import Invocation, invocation
 from embsync.watching.backlog import Entry
-from embsync.watching.discovery import Child
 
 Kind = Literal["published", "refused", "failed", "unchanged", "held", "incomplete", "error", "crashed"]
 
@@ -18,39 +17,10 @@ Kind = Literal["published", "refused", "failed", "unchanged", "held", "incomplet
 class Job(msgspec.Struct, frozen=True):
     """One entry of the backlog, with everything needed to handle it."""
 
-    store: str
-    config: dict[str, Any]
-    name: str
-    path: str
-    reason: str
-    stamp: str | None
-    mtime_ns: int
-    fingerprint: str | None
-    listing: str | None = None
-    invocation: Invocation = Invocation()
-
-    @classmethod
-    def of(cls, store: Path, entry: Entry, config: Config) -> Job:
-        """Return the job that handles an entry."""
-        child = entry.child
-        return cls(
-            str(store),
-            msgspec.to_builtins(config),
-            child.name,
-            str(child.path),
-            entry.reason,
-            child.stamp,
-            child.mtime_ns,
-            entry.fingerprint,
-            child.listing,
-            invocation(),
-        )
-
-    @property
-    def entry(self) -> Entry:
-        """The entry to handle."""
-        child = Child(self.name, Path(self.path), "ready", self.reason, self.stamp, self.mtime_ns, self.listing)
-        return Entry(child, "next", self.reason, fingerprint=self.fingerprint)
+    store: Path
+    config: Config
+    entry: Entry
+    invocation: Invocation = msgspec.field(default_factory=invocation)
 
 
 class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):

@@ -55,7 +55,7 @@ class Figures:
 
 
 def write(store: Store, figures: Figures, require: Callable[[], None]) -> None:
-    """Replace the file, unless ``require`` raises because the store is another one by now."""
+    """Replace the file, unless ``require`` raises because the store has been replaced."""
     with storage_errors(store.root):
         replace_file(store.root / METRICS, render(figures).encode(), require)
 
@@ -121,10 +121,9 @@ def _version_families(manifest: Manifest) -> Iterator[Family]:
 
 
 def _rows(manifest: Manifest) -> Samples:
-    sides = [side for side in ("items", "users") if getattr(manifest, side) is not None]
     return [
-        ({"side": side, "state": state}, getattr(getattr(manifest, side), state))
-        for side in sides
+        ({"side": name, "state": state}, getattr(counts, state))
+        for name, counts in manifest.sides.named()
         for state in ("live", "carried")
     ]
 

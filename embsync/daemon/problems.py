@@ -7,8 +7,9 @@ import re
 import time
 from collections.abc import Mapping
 
-from embsync.daemon.status import Problem, at
+from embsync.daemon.status import Problem
 from embsync.logs import log
+from embsync.store.records import timestamp
 
 _RANDOM_NAME = re.compile(r"-[0-9a-f]{8}\b")
 
@@ -48,9 +49,7 @@ class Problems:
         if event is not None and (before is None or _without_random_names(before.what) != _without_random_names(what)):
             log(logging.ERROR, event, reason=what, **(details or {}))
         self._since[source] = time.time()
-        since = at(self._since[source])
-        assert since is not None
-        self._open[source] = Problem(since, what, snapshot, **(details or {}))
+        self._open[source] = Problem(timestamp(self._since[source]), what, snapshot, **(details or {}))
 
     def close(self, *sources: str) -> None:
         """Close the problems of these sources."""

@@ -19,6 +19,7 @@ from embsync.manifest import Manifest
 from embsync.notify import notify
 from embsync.store import Store
 from embsync.store.hold import Hold
+from embsync.store.records import timestamp
 from embsync.watching.backlog import Entry
 from embsync.watching.scanner import Scanner, journal_state
 
@@ -69,7 +70,7 @@ class StatusWriter:
         ----------
         now : DaemonState
         require : callable
-            Called before each file is replaced; raises if the store is another one by now.
+            Called before each file is replaced; raises if the store has been replaced.
 
         Raises
         ------
@@ -157,9 +158,9 @@ class StatusWriter:
         scanner = now.scanner
         return Status(
             state=now.state,
-            since=_at(self._since),
-            started=_at(self._started),
-            updated=_at(wall),
+            since=timestamp(self._since),
+            started=timestamp(self._started),
+            updated=timestamp(wall),
             doing=now.doing,
             current=None
             if manifest is None
@@ -179,17 +180,11 @@ class StatusWriter:
                 scanner.health.state,
                 scanner.health.reason,
                 scanner.health.armed,
-                status.at(scanner.scanned),
-                _at(wall + max(scanner.rescan_at - time.monotonic(), 0.0)),
+                None if scanner.scanned is None else timestamp(scanner.scanned),
+                timestamp(wall + max(scanner.rescan_at - time.monotonic(), 0.0)),
             ),
             damage=[*([] if now.damage is None else [now.damage]), *self._damage],
         )
-
-
-def _at(seconds: float) -> str:
-    shown = status.at(seconds)
-    assert shown is not None
-    return shown
 
 
 def _waiting(entries: list[Entry]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 from collections.abc import Callable
 from typing import Any, Literal
@@ -108,13 +107,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     damage: list[str] = []
 
 
-def at(seconds: float | None) -> str | None:
-    """Return a wall-clock time as RFC 3339 UTC, to the second."""
-    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def write(store: Store, status: Status, require: Callable[[], None]) -> None:
-    """Replace the file, unless ``require`` raises because the store is another one by now.
+    """Replace the file, unless ``require`` raises because the store has been replaced.
 
     Raises
     ------

@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 from scipy import linalg
 
-from embsync.config import Config
 from embsync.daemon.job import Job, Kind, Line, Outcome, Ready, Step
 from embsync.errors import EmbsyncError, SnapshotError, SnapshotIncomplete, StoreDamaged
 from embsync.invocation import set_invocation
@@ -45,15 +44,15 @@ def main(parent: int) -> None:
     send(Ready())
     line = sys.stdin.buffer.readline()
     if line:
-        send(run(msgspec.json.decode(line, type=Job), send))
+        job = msgspec.json.decode(line, type=Job, dec_hook=lambda kind, value: kind(value))  # for paths
+        send(run(job, send))
 
 
 def run(job: Job, send: Callable[[Line], None]) -> Outcome:
     """Handle the job's entry and return how it ended."""
-    config = msgspec.convert(job.config, Config)
     set_invocation(job.invocation)
     try:
-        manifest = publish_entry(HoldableStore(job.store), job.entry, config, _Steps(send))
+        manifest = publish_entry(HoldableStore(job.store), job.entry, job.config, _Steps(send))
     except EmbsyncError as error:
         return Outcome(
             "crashed" if _out_of_memory(error) else _kind(error),
@@ -65,9 +64,8 @@ def run(job: Job, send: Callable[[Line], None]) -> Outcome:
     except MemoryError as error:
         return Outcome("crashed", f"out of memory: {error}")
     except OSError as error:
-        return Outcome(
-            "crashed" if _out_of_memory(error) else "error", f"{error.filename or job.path}: {error.strerror or error}"
-        )
+        where = error.filename or job.entry.child.path
+        return Outcome("crashed" if _out_of_memory(error) else "error", f"{where}: {error.strerror or error}")
     except Exception as error:
         return Outcome("crashed", f"unexpected {type(error).__name__}: {error}")
     unread = shortened(manifest.snapshot.unread)

@@ -60,7 +60,7 @@ class _Process:
 
     def send(self, job: Job) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died before it got work, which poll reports like any crash
-            self.child.stdin.write(msgspec.json.encode(job) + b"\n")
+            self.child.stdin.write(msgspec.json.encode(job, enc_hook=str) + b"\n")
             self.child.stdin.flush()
 
     def processor_ticks(self) -> int:
@@ -88,7 +88,7 @@ class Worker:
     wake : callable
         Called from a thread when a job ended.
     stall_seconds : float
-        Work that makes no progress for so long is killed.
+        Work that makes no progress for this long is killed.
     """
 
     def __init__(self, wake: Callable[[], None], stall_seconds: float = STALL_SECONDS) -> None:

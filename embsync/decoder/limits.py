@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: Memory beyond that of the libraries. Pages are about 1 MiB and a batch 4 MiB; the rest is for writers with
-#: large pages or batches. With the interpreter and pyarrow (some 100 MiB resident) this stays below 1 GiB.
+#: Memory beyond that of the libraries. Pages are about 1 MiB and a batch 4 MiB; the rest is for files with larger
+#: pages or batches. With the interpreter and pyarrow (about 100 MiB resident) this stays below 1 GiB.
 MEMORY = 768 * 1024**2
 #: Processor seconds for one step: the footer, the first row, one batch. Valid files take milliseconds.
 STEP_SECONDS = 6
@@ -21,12 +21,13 @@ Message = dict[str, Any]
 class Unusable(Exception):
     """The file is refused."""
 
-    def __init__(self, what: str, found: object = None, expected: object = None) -> None:
+    def __init__(self, what: str, found: object = None, expected: object = None, hint: str | None = None) -> None:
         super().__init__(what)
         self.message: Message = {
             "refused": what,
             "found": None if found is None else str(found)[:300],
             "expected": None if expected is None else str(expected)[:300],
+            "hint": hint,
         }
 
 
@@ -55,9 +56,9 @@ def addresses_of(handle: int) -> Iterator[None]:
 
 
 def _limit_addresses(mapped: int = 0) -> None:
-    """Limit the address space to what it has now, ``MEMORY`` and the bytes of a file that is about to be mapped.
+    """Limit the address space to its present size, ``MEMORY``, and the size of a file that is about to be mapped.
 
-    What it has now may include the file mapped before: a thread of pyarrow releases it a moment after it is closed.
+    The present size may include the file mapped before: a thread of pyarrow unmaps it shortly after it is closed.
     """
     _lower(resource.RLIMIT_AS, _size("VmSize") + MEMORY + mapped)
 

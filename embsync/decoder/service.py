@@ -1,6 +1,6 @@
 """Serve requests about one table at a time.
 
-The address space and the processor time of every step are limited before a file is read; if a parser requests absurd
+The address space and the processor time of every step are limited before a file is read; if a parser requests too much
 memory, loops or crashes, only this process ends, and the parent reports a refusal. No file is opened by name: files
 arrive as handles.
 
@@ -17,7 +17,7 @@ rows to, which is closed at their end. Each has ``form``, which says how to read
         -> {"rows": 7, "name": "v", "kind": "list float32"}, {"end": 7}
 
 ``read`` writes batches, each after its number of rows (4 bytes, little-endian) and of bytes (8 bytes); ``stream``
-writes only the numbers of all rows. A refusal is ``{"refused": …, "found": …}``.
+writes only the numbers of all rows. A refusal is ``{"refused": …, "found": …, "expected": …, "hint": …}``.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from embsync.decoder import limits, tables, values
 from embsync.decoder.limits import Message, Unusable
 from embsync.decoder.tables import Table
 
-#: More than the dimensions of the widest embeddings stored as one column per dimension.
+#: More columns than the widest embeddings stored as one column per dimension have.
 _MOST_COLUMNS = 8192
 #: Columns in one message.
 _COLUMNS_AT_ONCE = 200
 _LONGEST_NAME = 80
 _LONGEST_TYPE = 40
-#: Rows and bytes of a batch.
+#: The header of a batch: its numbers of rows and bytes.
 _BATCH = struct.Struct("<IQ")
 _NAMES = {"parquet": "parquet", "arrow": "Arrow file", "text": "text table"}
 _ENCODINGS = {
@@ -53,7 +53,7 @@ _ENCODINGS = {
 
 
 class _WithoutPandas:
-    """Hides pandas from pyarrow, which would load it to check whether an array is one of pandas."""
+    """Hides pandas from pyarrow, which would load it to check whether an array is a pandas object."""
 
     @staticmethod
     def find_spec(name: str, *_: object) -> None:
@@ -167,10 +167,11 @@ def _write(pipe: int, data: memoryview) -> None:
 
 
 def _refusal(error: Exception, form: Message) -> Unusable:
-    if isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in str(error):  # pyarrow maps files without an errno
+    if isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in str(error):  # pyarrow's mmap error has no errno
         return Unusable("needs more memory than reading it may take", expected=f"{limits.MEMORY} bytes")
     called = _NAMES.get(form.get("kind", ""), "file")
-    return Unusable(f"ill-formed {called}", found=str(error) or type(error).__name__)
+    hint = "check that it was copied completely, or write it again"
+    return Unusable(f"ill-formed {called}", found=str(error) or type(error).__name__, hint=hint)
 
 
 def _shown(kind: str) -> str:

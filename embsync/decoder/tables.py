@@ -1,6 +1,6 @@
 """Tables of the formats that a decoder reads, each as columns with kinds and as batches of rows.
 
-A request has the format: ``{"kind": "parquet"}``, ``{"kind": "arrow"}``, or ``{"kind": "text"}`` with the options of
+A request states the format: ``{"kind": "parquet"}``, ``{"kind": "arrow"}``, or ``{"kind": "text"}`` with the options of
 :class:`~embsync.decoder.text.TextTable`. Files arrive as handles and are never opened by name.
 """
 
@@ -28,7 +28,7 @@ _ARROW_FILE = b"ARROW1"
 
 
 class Table(Protocol):
-    """An open file."""
+    """A table in an open file."""
 
     @property
     def rows(self) -> int | None:
@@ -38,7 +38,7 @@ class Table(Protocol):
         """Return the name, kind and full type of each column."""
 
     def some(self, positions: Sequence[int]) -> list[Column]:
-        """Return some of the columns."""
+        """Return the columns at these positions."""
 
     def count(self, columns: Sequence[int]) -> Message:
         """Return the number of rows, and the kind of a column of ids: ``integer`` or ``string``."""
@@ -52,7 +52,7 @@ class Table(Protocol):
 
 @contextmanager
 def opened(form: Message, handle: int, columns: int) -> Iterator[Table]:
-    """Yield the table in an open file, of which ``columns`` columns will be read."""
+    """Yield the table in an open file; ``columns`` is how many of its columns will be read."""
     # a path under /proc/self/fd lets pyarrow read the handle without calls into Python
     path = f"/proc/self/fd/{handle}"
     if form["kind"] == "parquet":
@@ -101,7 +101,7 @@ class TypedTable:
         raise NotImplementedError
 
     def some(self, positions: Sequence[int]) -> list[Column]:
-        """Return some of the columns."""
+        """Return the columns at these positions."""
         columns = self.columns()
         return [columns[position] for position in positions]
 
@@ -167,7 +167,7 @@ class ArrowTable(TypedTable):
 
     def _all(self, columns: Sequence[int]) -> Iterator[list[Any]]:
         """Yield some columns of each record batch."""
-        reader, whole = self._reader(columns), None
+        reader, unprojected = self._reader(columns), None
         places = [sorted(columns).index(column) for column in columns]
         if not self._is_file:
             for batch in reader:
@@ -179,13 +179,13 @@ class ArrowTable(TypedTable):
                 batch = reader.get_batch(number)
                 yield [batch.column(place) for place in places]
             except MemoryError:  # pyarrow allocates memory for excluded columns, too: read all of them, in place
-                whole = whole or self._reader(None)
-                batch = whole.get_batch(number)
+                unprojected = unprojected or self._reader(None)
+                batch = unprojected.get_batch(number)
                 yield [batch.column(column) for column in columns]
             limit_step()
 
     def _cheapest(self) -> list[int]:
-        """Return the cheapest column for counting rows."""
+        """Return the position of the cheapest column for counting rows."""
         kinds = [kind_of(field.type) for field in self._schema]
         order = ("integer", *_FLOATS.values(), "string")
         return sorted(range(len(kinds)), key=lambda i: order.index(kinds[i]) if kinds[i] in order else 9)[:1]

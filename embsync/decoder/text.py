@@ -22,9 +22,9 @@ from embsync.decoder.limits import Message, Unusable, limit_step
 
 #: Size of a block, which must hold the longest row: 65,536 numbers of 32 characters and an id.
 _BLOCK = 4 * 1024**2
-#: Text of numbers shrinks to a third, rows of zeros to a thirtieth.
+#: Numbers in text compress to a third of their size, rows of zeros to a thirtieth.
 _MOST_INFLATION = 100
-_ALWAYS = 16 * 1024**2
+_ALLOWANCE_BYTES = 16 * 1024**2
 #: Rows from which the kinds of columns are inferred, and the block that holds them; every request infers them again.
 _SAMPLE = 1000
 _SAMPLE_BLOCK = 256 * 1024
@@ -55,7 +55,7 @@ class TextTable:
         return [] if rows is None else self.some(range(len(names)))
 
     def some(self, positions: Sequence[int]) -> list[Column]:
-        """Return some of the columns, since inferring each takes time."""
+        """Return the columns at these positions; only their kinds are inferred, since each takes time."""
         names, rows = self._start()
         if rows is None:
             raise Unusable("no rows", 0)
@@ -184,7 +184,7 @@ class _Bounded:
     closed = False
 
     def __init__(self, source: Any, codec: str) -> None:
-        self._most = source.size() * _MOST_INFLATION + _ALWAYS
+        self._most = source.size() * _MOST_INFLATION + _ALLOWANCE_BYTES
         self._source = source
         self._unpacked = pa.CompressedInputStream(source, codec)
         self._given = 0
@@ -199,7 +199,7 @@ class _Bounded:
         data: bytes = self._unpacked.read(min(size, _BLOCK) if size >= 0 else _BLOCK)
         self._given += len(data)
         if self._given > self._most:
-            raise Unusable("more than text can expand to", f"over {self._most} bytes", "at most 100 times the file")
+            raise Unusable("more than text can expand to", "a larger one", f"at most {self._most} bytes")
         return data
 
     def readable(self) -> bool:

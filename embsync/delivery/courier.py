@@ -16,12 +16,13 @@ from embsync.delivery.kinds import kind_of, open_sink
 from embsync.delivery.pauses import Moment, Pauses
 from embsync.delivery.secrets import without_secrets
 from embsync.delivery.sink import Sink
-from embsync.delivery.state import SinkReport, at
+from embsync.delivery.state import SinkReport
 from embsync.delivery.steps import Delivered, Superseded, deliver, versions_behind
 from embsync.errors import EmbsyncError, NotFoundError
 from embsync.logs import log
+from embsync.store.records import timestamp
 
-#: Attempts without a pause between them if another version becomes current during a delivery.
+#: Consecutive attempts, without pauses, if another version becomes current during a delivery.
 _SUPERSEDED = 5
 
 
@@ -64,7 +65,7 @@ class Courier:
 
     @property
     def report(self) -> SinkReport:
-        """The state of the sink; times are by this machine's clock as it is set now."""
+        """The state of the sink; times follow this machine's clock as it is set now."""
         return msgspec.structs.replace(self._report, **{name: _text(moment) for name, moment in self._times.items()})
 
     def start(self) -> None:
@@ -183,4 +184,4 @@ class Courier:
 
 
 def _text(moment: Moment | None) -> str | None:
-    return None if moment is None else at(moment.seconds())
+    return None if moment is None else timestamp(moment.seconds())

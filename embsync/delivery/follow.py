@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 
@@ -28,7 +29,7 @@ def log_again(key: str, why: str) -> None:
     log(logging.WARNING, "transferred_again", object=key, reason=why)
 
 
-def follow(pull: Pull, interval: float) -> int:
+def follow(pull: Pull, interval: float, *, store: str, source: str) -> int:
     """Pull until SIGTERM or SIGINT; return the exit code.
 
     After a failure, which is logged, it retries after growing pauses, and the current version stays current. A signal
@@ -39,6 +40,8 @@ def follow(pull: Pull, interval: float) -> int:
     pull : Pull
     interval : float
         Seconds between reads of the pointer.
+    store, source : str
+        How the log names the store and the place to pull from.
 
     Raises
     ------
@@ -49,6 +52,7 @@ def follow(pull: Pull, interval: float) -> int:
     watchdog = (watchdog_seconds() or math.inf) / 2
     reported: dict[str, str] = {}
     with recorded_signals(requests, lambda: None):
+        log(logging.INFO, "started", store=store, source=source, interval=interval, pid=os.getpid())
         notify("READY=1")
         while not requests.stop:
             pause = _unless_stopped(requests, lambda: _step(pull, pauses, interval, reported))
@@ -63,9 +67,9 @@ def follow(pull: Pull, interval: float) -> int:
 
 
 def _unless_stopped(requests: Requests, work: Callable[[], float]) -> float:
-    """Return what ``work`` returns, or end the process if it takes longer than a stop may.
+    """Return what ``work`` returns; after a stop, end the process if it does not return within seconds.
 
-    It runs on another thread: libraries of object stores return when a request has ended, and not on a signal.
+    It runs on another thread: libraries of object stores return when a request has ended, not on a signal.
     """
     found = beside(work, "pull")
     found.add_done_callback(lambda _: requests.wake.set())

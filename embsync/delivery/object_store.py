@@ -40,7 +40,7 @@ class ObjectStoreSink:
     progress : callable
         Called with the bytes of every file that has been uploaded or hashed.
     hashed : bool
-        Whether what is there of a version is read back and hashed; otherwise only sizes are compared.
+        Whether a version's objects are read back and hashed; otherwise only their sizes are compared.
     """
 
     def __init__(self, config: ObjectStoreConfig, progress: Progress = silent, *, hashed: bool = False) -> None:
@@ -48,7 +48,7 @@ class ObjectStoreSink:
         self._progress = progress
         self._hashed = hashed
         self._objects = open_objects(config)
-        #: Fingerprints of versions whose manifest was damaged.
+        #: Fingerprints of versions whose damaged manifest was rewritten.
         self._rewritten: set[str] = set()
 
     def _verifying(self) -> Command:
@@ -75,7 +75,7 @@ class ObjectStoreSink:
         return ()
 
     def _restore_manifests(self, versions: Path, there: list[RemoteVersion]) -> None:
-        """Write damaged manifests of versions again that the store still has: without them nothing can be pushed."""
+        """Rewrite damaged manifests of versions that the store still has: until then, nothing can be pushed."""
         for found in there:
             path = versions / layout.version_name(found.number) / layout.MANIFEST
             good = path.read_bytes() if path.is_file() else b""
@@ -101,7 +101,7 @@ class ObjectStoreSink:
                 require_same(version, found.fingerprint, f"{self._objects.where}/{found.folder}", hint)
 
     def generations(self) -> list[Generation]:
-        """Return the versions that are there; without a manifest, incomplete."""
+        """Return the versions that are there; one without a manifest is incomplete."""
         return list(remote.generations_in(self._objects, self._verifying()))
 
     def current(self) -> int | None:
@@ -114,7 +114,7 @@ class ObjectStoreSink:
         self._complete(version)
 
     def _complete(self, version: Version) -> tuple[str, ...]:
-        """Upload what is missing of a version or differs, and return its paths."""
+        """Upload the objects of a version that are missing or differ, and return their paths."""
         there = remote.versions_in(self._objects)
         self._require_same(version, there)
         ours = RemoteVersion(version.number, fingerprint_of(version))
@@ -134,8 +134,8 @@ class ObjectStoreSink:
         return (*sorted(entry.path for entry in missing), *manifest)
 
     def _missing(self, files: Iterable[FileEntry], ours: RemoteVersion) -> list[FileEntry]:
-        """Return the files that are not there, or not in their size or, if hashed, with other contents."""
-        there = {entry.path: _is_there(entry, ours) for entry in files}
+        """Return the files that are missing there, or have another size or, if hashed, other contents."""
+        there = {entry.path: _is_uploaded(entry, ours) for entry in files}
         if self._hashed:
             present = [entry for entry in files if there[entry.path]]
             read = Counted(Stage("hashing", sum(entry.bytes for entry in present), "bytes"), self._progress)
@@ -160,7 +160,7 @@ class ObjectStoreSink:
             if found.complete and found is not ours:
                 read = remote.read_manifest(self._objects, found.number, found.fingerprint, self._verifying())
                 for entry in () if read is None else read[1].files:
-                    if _is_there(entry, found):
+                    if _is_uploaded(entry, found):
                         known[entry.sha256, entry.bytes] = f"{found.folder}/{entry.path}"
         return known
 
@@ -190,7 +190,7 @@ class ObjectStoreSink:
         """Compare the size of every object with the manifest."""
         there = {found.fingerprint: found for found in remote.versions_in(self._objects)}
         ours = there.get(fingerprint_of(version))
-        wrong = [] if ours is None else [entry for entry in version.record.files if not _is_there(entry, ours)]
+        wrong = [] if ours is None else [entry for entry in version.record.files if not _is_uploaded(entry, ours)]
         if ours is None or not ours.complete or wrong:
             raise SinkError(
                 f"version {version.number} is incomplete",
@@ -199,10 +199,8 @@ class ObjectStoreSink:
                 expected="every file of the manifest, in its size",
                 hint="the next run pushes it again; check that nothing else deletes there",
             )
-        record = version.record
-        return Probe(
-            record.items.rows, None if record.users is None else record.users.rows, notes=self._objects.notes()
-        )
+        rows = version.record.sides.map(lambda counts: counts.rows)
+        return Probe(rows.items, rows.users, notes=self._objects.notes())
 
     def commit(self, number: int, expected: int | None) -> None:
         """Switch the pointer, if it still names ``expected``."""
@@ -236,7 +234,7 @@ class ObjectStoreSink:
                 self._objects.delete([f"{found.folder}/{name}" for name in names])
 
     def _is_past(self, there: list[RemoteVersion], doomed: RemoteVersion, pointer: Pointer | None) -> bool:
-        """Return whether the grace period of a version is over: since the next one, and since it was current."""
+        """Return whether the grace period has passed since the next version was written and since this was current."""
         if not self._config.grace_seconds:
             return True
         times = [found.finished for found in there if found.number > doomed.number and found.finished is not None][:1]
@@ -247,7 +245,7 @@ class ObjectStoreSink:
         return bool(times) and now - max(times) >= dt.timedelta(seconds=self._config.grace_seconds)
 
     def _date_again(self, there: list[RemoteVersion], now: dt.datetime) -> None:
-        """Write manifests again whose date is later than now, because the clock there was set back.
+        """Rewrite manifests whose date is later than now because the clock there was set back.
 
         Otherwise the versions that they replaced would be kept until the clock has caught up.
         """
@@ -262,6 +260,6 @@ class ObjectStoreSink:
         """Do nothing: the library manages the connections."""
 
 
-def _is_there(entry: FileEntry, found: RemoteVersion) -> bool:
+def _is_uploaded(entry: FileEntry, found: RemoteVersion) -> bool:
     there = found.objects.get(entry.path)
     return there is not None and there.bytes == entry.bytes

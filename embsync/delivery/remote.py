@@ -2,7 +2,7 @@
 
 ::
 
-    embsync.json                                 marks the prefix as one of embsync
+    embsync.json                                 marks the prefix as embsync's
     current.json                                 the pointer: version, key and sha256 of its manifest
     versions/000042-SHA256/items/ids.npy …       the files of a version, never changed
     versions/000042-SHA256/manifest.json         written last; without it the version is incomplete
@@ -38,7 +38,7 @@ MARKER = "embsync.json"
 POINTER = "current.json"
 _FOLDER = re.compile(r"versions/([0-9]{6,18})-([0-9a-f]{64})/(.+)")
 _SHA256 = re.compile("[0-9a-f]{64}")
-#: A manifest in a store, and how many keys are looked through for one.
+#: Key of a manifest in a store rather than in a push, and the most keys that are searched for one.
 _STORED = re.compile(r"versions/[0-9]{6,18}/manifest\.json")
 _LOOKED_THROUGH = 10_000
 
@@ -54,7 +54,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     version : int
     sha256 : str
-        Of its manifest.
+        Hash of its manifest.
     manifest : str
         The manifest's key.
     previous : int or None
@@ -95,7 +95,7 @@ class RemoteVersion:
 
     @property
     def folder(self) -> str:
-        """The prefix of its keys, without the slash at the end."""
+        """The prefix of its keys, without a trailing slash."""
         return folder_of(self.number, self.fingerprint)
 
     @property
@@ -105,12 +105,12 @@ class RemoteVersion:
 
     @property
     def finished(self) -> dt.datetime | None:
-        """When its manifest was written, by the clock of the objects; None while it is incomplete."""
+        """When its manifest was written, by the store's clock; None while it is incomplete."""
         return self.objects[layout.MANIFEST].modified if self.complete else None
 
 
 def folder_of(number: int, fingerprint: str) -> str:
-    """Return the prefix of a version's keys, without the slash at the end."""
+    """Return the prefix of a version's keys, without a trailing slash."""
     return f"versions/{layout.version_name(number)}-{fingerprint}"
 
 
@@ -154,6 +154,7 @@ def require_match(objects: Objects, pointer: Pointer, manifest: Manifest) -> Non
     Raises
     ------
     SinkConflict
+        It is that of another version or space.
     """
     if (manifest.version, manifest.space_id) != (pointer.version, pointer.space_id):
         found, expected = (f"version {one.version} of space {one.space_id!r}" for one in (pointer, manifest))
@@ -161,7 +162,7 @@ def require_match(objects: Objects, pointer: Pointer, manifest: Manifest) -> Non
 
 
 def nothing_pushed(objects: Objects) -> NotFoundError:
-    """Return the error for a place without a pointer, which says what is there instead."""
+    """Return the error for a place without a pointer; it states what was found there."""
     absence = objects.absence()
     if absence is not None:
         return NotFoundError(absence, where=objects.where, hint="check the URL; is it mounted?")
@@ -172,20 +173,20 @@ def nothing_pushed(objects: Objects) -> NotFoundError:
         return NotFoundError("no version was pushed completely yet", where=where, found=f"only {MARKER}", hint=hint)
     other = next(iter(objects.list()), None)
     if other is not None:
-        found = f"what embsync did not push, such as {other.key}"
+        found = f"objects that embsync did not push, such as {other.key}"
         return NotFoundError("nothing was pushed there", where=where, found=found, hint=hint)
     return NotFoundError("nothing was pushed there yet", where=where, hint=hint)
 
 
 def _store_itself(objects: Objects) -> NotFoundError:
-    """Return the error for the URL of a store, where that of a push is expected."""
+    """Return the error for the URL of a store, given instead of the URL that it is pushed to."""
     path = objects.where.removeprefix("file://")
     if path != objects.where:
         line = joined(["embsync", "status", "--store", path])
         hint = f"name what it is pushed to, or use the store where it is: {line}"
     else:
         hint = "name what it is pushed to: a store that was copied there cannot be pulled safely"
-    return NotFoundError("a store, not what embsync push wrote", where=objects.where, hint=hint)
+    return NotFoundError("a store, not the target of a push", where=objects.where, hint=hint)
 
 
 def _foreign(
@@ -205,7 +206,7 @@ def read_manifest(
 ) -> tuple[bytes, Manifest] | None:
     """Return a version's manifest, as bytes and parsed; None if it does not exist.
 
-    ``hint`` is what to do if it is damaged; by default, what to do on the host that publishes.
+    ``hint`` says what to do if it is damaged; by default, to push it again from the publishing host.
 
     Raises
     ------
@@ -238,7 +239,7 @@ def damaged_object(objects: Objects, key: str, found: str, expected: str, hint: 
 
 
 def generations_in(objects: Objects, hint: Hint) -> Iterator[Generation]:
-    """Yield the existing versions, as a sink describes them; ``hint`` is what to do if a manifest is damaged."""
+    """Yield the existing versions, as a sink describes them; ``hint`` says what to do if a manifest is damaged."""
     for version in versions_in(objects):
         read = read_manifest(objects, version.number, version.fingerprint, hint) if version.complete else None
         manifest = None if read is None else read[1]

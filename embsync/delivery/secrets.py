@@ -1,7 +1,7 @@
 """Secrets of sinks: read from the environment or from files, and never shown.
 
-The configuration names where a secret is, never the secret. Every secret that was read is removed from the text of
-errors by :func:`without_secrets`, since libraries put connection strings into their messages.
+The configuration names the place of a secret, never the secret itself. :func:`without_secrets` masks every secret that
+was read, since libraries include connection strings in their error messages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import quote
 from embsync.errors import UsageError
 
 _SHOWN_AS = "***"
-#: Replacing shorter ones would remove parts of ordinary words.
+#: Length of the shortest secret that is masked: shorter ones would match parts of ordinary words.
 _SHORTEST = 4
 _known: set[str] = set()
 
@@ -24,7 +24,7 @@ def read_secret(key: str, *, variable: str | None = None, file: str | None = Non
     Parameters
     ----------
     key : str
-        The key of the configuration that asks for it, for messages.
+        The configuration key concerned, for messages.
     variable, file : str, optional
         Name of the variable, and path of the file.
 
@@ -34,7 +34,9 @@ def read_secret(key: str, *, variable: str | None = None, file: str | None = Non
         Both are named, the variable is not set, or the file cannot be read or is empty.
     """
     if variable is not None and file is not None:
-        raise UsageError("a secret from two places", where=key, found=f"{variable} and {file}", expected="one of them")
+        raise UsageError(
+            "two sources for one secret", where=key, found=f"{variable} and {file}", expected="one of them"
+        )
     if variable is not None:
         found = os.environ.get(variable, "")
         if not found:
@@ -59,7 +61,7 @@ def _first_line(key: str, file: Path) -> str:
 
 
 def remember_secret(secret: str) -> None:
-    """Make :func:`without_secrets` remove a secret, including its form quoted for URLs."""
+    """Make :func:`without_secrets` mask a secret, including its percent-encoded forms."""
     if len(secret) >= _SHORTEST:
         _known.update({secret, quote(secret, safe=""), quote(secret)})
 

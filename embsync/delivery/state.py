@@ -18,7 +18,7 @@ from embsync.config import DeliveryConfig
 from embsync.prometheus import Family, Samples, exposition
 from embsync.store.durable import replace_file, write_errors
 from embsync.store.locks import is_held
-from embsync.store.records import read_struct
+from embsync.store.records import read_struct, timestamp
 
 STATE, METRICS, LOCK = "delivery.json", "delivery.prom", "delivery.lock"
 
@@ -56,7 +56,7 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
         When it was first found to be behind.
     error : str or None
         The last error since the last success.
-    failures : int
+    failures, failures_total : int
         Attempts that failed since the last success, and over the life of the service.
     next_attempt : str or None
     delivered : str or None
@@ -87,7 +87,7 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The file.
+    """The contents of ``delivery.json``.
 
     Attributes
     ----------
@@ -109,13 +109,8 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
-def at(seconds: float) -> str:
-    """Return a time as text, RFC 3339 UTC."""
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def directory_of(config: DeliveryConfig, root: Path) -> Path:
-    """Return where the files are."""
+    """Return the directory of the files."""
     return root if config.directory is None else Path(config.directory)
 
 
@@ -133,7 +128,7 @@ def write_report(folder: Path, report: DeliveryReport) -> None:
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """Return the file and whether a delivery is running; None if there is no file.
+    """Return the contents of ``delivery.json`` and whether a delivery is running; None if there is no file.
 
     Raises
     ------
@@ -148,9 +143,13 @@ def new_report(
     started: float, wanted: int | None, sinks: dict[str, SinkReport], problem: str | None = None
 ) -> DeliveryReport:
     """Return a report of this process."""
-    now = at(time.time())
     return DeliveryReport(
-        updated=now, started=at(started), pid=os.getpid(), wanted=wanted, sinks=sinks, problem=problem
+        updated=timestamp(time.time()),
+        started=timestamp(started),
+        pid=os.getpid(),
+        wanted=wanted,
+        sinks=sinks,
+        problem=problem,
     )
 
 

@@ -29,7 +29,7 @@ class Delivered:
     probe : Probe or None
         The result of the probe before the switch; None if nothing had to be done.
     missed : str or None
-        The missed recall, for messages.
+        A message about the missed target recall; None if it was not missed.
     dropped, waiting : tuple of int
         Old generations that were removed, and those that are still in use.
     restored : tuple of str
@@ -76,7 +76,7 @@ def deliver(
     NotFoundError, StoreError
         The store has no version, or a damaged one.
     SinkError
-        The sink cannot take it now or at all; its readers see the same version as before.
+        The sink cannot take the version, now or at all; its readers see the same version as before.
     """
     with open_version(root) as version:
         restored = sink.check(version)
@@ -101,7 +101,7 @@ def versions_behind(root: Path, there: int | None) -> int:
     Raises
     ------
     NotFoundError, StoreError
-        As of the reader.
+        The store has no version, or a damaged one.
     """
     with open_version(root, indexed=False) as version:
         if there == version.number:
@@ -139,14 +139,13 @@ def _require_ours(version: Version, there: list[Generation], where: str | None) 
 
 
 def _require_rows(version: Version, probe: Probe, where: str | None) -> None:
-    record = version.record
-    expected = record.items.rows, None if record.users is None else record.users.rows
-    if (probe.items, probe.users) != expected:
+    expected = version.record.sides.map(lambda counts: counts.rows)
+    if (probe.items, probe.users) != (expected.items, expected.users):
         raise SinkError(
             "rows are missing in the sink",
             where=where,
             found=f"{probe.items} items, {probe.users} users",
-            expected=f"{expected[0]} items, {expected[1]} users of version {version.number}",
+            expected=f"{expected.items} items, {expected.users} users of version {version.number}",
             hint="the sink keeps its current version; check that nothing else deletes rows there",
         )
 

@@ -1,4 +1,4 @@
-"""The demo: train a recommender night after night, publish every night, and measure what consumers notice."""
+"""The demo: train a recommender night after night, publish every night, and measure the effects on consumers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embsync.dtypes import Array
 from embsync.errors import UsageError
 from embsync.manifest import Manifest
 from embsync.pipeline import Request, publish_snapshot
-from embsync.pipeline.progress import Progress, Stage, silent
+from embsync.progress import Progress, Stage, silent
 from embsync.reader import StoreReader
 from embsync.reader import open as open_store
 from embsync.store import Store
@@ -29,7 +29,7 @@ from embsync.store.durable import storage_errors
 SEED = 2025
 #: Share of the items on which the genre classifier is trained; it is evaluated on the others.
 _TRAINED_SHARE = 0.7
-#: Share of the progress bar that is left for measuring.
+#: Share of the progress bar that is reserved for measuring.
 _MEASURING = 0.05
 
 
@@ -191,7 +191,7 @@ def run(
 
 
 def _nights(play: _Play) -> Iterator[_Trained]:
-    """Train, write a snapshot, publish it, and read both back like a consumer."""
+    """Train, write a snapshot, publish it, and read both back as a consumer does."""
     store, parsed = Store(play.place.store), _configuration(play)
     for night in taste.nights(play.world, play.known, play.count, play.random(_LIKES)):
         stage = Stage(f"night {night.number}", play.count / (1 - _MEASURING), "nights")

@@ -22,7 +22,7 @@ def ids_of(column: Any) -> Array:
 
 
 def vectors_of(column: Any, width: int) -> Array:
-    """Return a column of lists of that length, without nulls, as (b, width)."""
+    """Return a column of lists of length ``width``, without nulls, as (b, width)."""
     values: Array = column.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(column), width)
 
@@ -56,19 +56,20 @@ def _problem_of_ids(ids: Any) -> str | None:
 
 def _problem_of_vectors(ids: Any, vectors: Any, width: int) -> str | None:
     if vectors.null_count:
-        return f"a null vector: id {_shown(ids, vectors.is_null().to_numpy(zero_copy_only=False))}"
+        return f"a null vector: id {shown_ids(ids, vectors.is_null().to_numpy(zero_copy_only=False))}"
     lengths = np.asarray(vectors.value_lengths())
     wrong = lengths != width
     if wrong.any():
-        return f"a vector of {lengths[wrong][0]} values instead of {width}: id {_shown(ids, wrong)}"
+        return f"a vector of {lengths[wrong][0]} values instead of {width}: id {shown_ids(ids, wrong)}"
     if (values := vectors.flatten()).null_count:
         nulls = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width)
-        return f"a null value: id {_shown(ids, nulls.any(axis=1))}"
+        return f"a null value: id {shown_ids(ids, nulls.any(axis=1))}"
     finite = np.isfinite(vectors_of(vectors, width)).all(axis=1)
-    return None if finite.all() else f"NaN or infinity: id {_shown(ids, np.asarray(~finite))}"
+    return None if finite.all() else f"NaN or infinity: id {shown_ids(ids, np.asarray(~finite))}"
 
 
-def _shown(ids: Any, where: Array) -> str:
+def shown_ids(ids: Any, where: Array) -> str:
+    """Return the first of the ids for which ``where`` is true, as text."""
     found = [str(ids[int(row)].as_py())[:80] for row in np.flatnonzero(where)[:5]]
     more = " and more" if np.count_nonzero(where) > 5 else ""
     return ", ".join(found) + more

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from embsync.dtypes import Array, Float32, Int64
 from embsync.engines.batches import ids_to, lists_of
+from embsync.engines.partition_error import PartitionError
 
 #: Bytes of vectors in a row group, which a lookup reads to find one row.
 _GROUP_BYTES = 2 * 2**20
@@ -42,7 +43,7 @@ class HashedFile:
         return self._bytes
 
     def flush(self) -> None:
-        """Hand what was written to the system."""
+        """Pass buffered bytes to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
@@ -61,7 +62,9 @@ class HashedFile:
             while data := file.read(_READ_BYTES):
                 found.update(data)
         if found.hexdigest() != self._digest.hexdigest():
-            raise OSError(f"{self._path} does not read back as it was written: the disk or its driver is faulty")
+            what = "a part file does not read back as it was written"
+            sha256 = f"SHA-256 {found.hexdigest()} of {self._path}"
+            raise PartitionError("not_as_written", what, sha256, self._digest.hexdigest())
         return self._bytes, found.hexdigest()
 
 
@@ -72,7 +75,7 @@ class PartWriter:
     ----------
     directory : str
     name : str
-        Of this attempt alone.
+        File name, unique to this attempt.
     dimension : int
     strings : bool
         Whether ids are strings.
@@ -130,7 +133,7 @@ class PartWriter:
         self._count = len(table) - rows
 
     def finish(self) -> dict[str, Any] | None:
-        """Make the file durable and return what describes it; None if there were no rows."""
+        """Make the file durable and return its description; None if there were no rows."""
         if self.rows == 0:
             return None
         if self._count:  # an empty row group would be read as damage

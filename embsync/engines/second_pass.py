@@ -1,8 +1,8 @@
 """The second pass over one partition, in which the parent's row of an id follows the snapshot's.
 
 It maps, measures, carries, and writes a part file and a file of sums; this also runs on machines without embsync. Both
-files have a name that is unique to the attempt and stated in its result. What a failed, repeated or overtaken attempt
-left behind is in no result, so that every row counts once.
+files have a name that is unique to the attempt and stated in its result. No result names files that a failed, repeated
+or superseded attempt left behind, so that every row counts once.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embsync.alignment.drift import compare_raw, compare_stable
+from embsync.alignment.drift import MOVED_MOST, compare_raw, compare_stable
 from embsync.alignment.preservation import written_block
 from embsync.dtypes import Array, Bool, Float32, Int64
-from embsync.engines.batches import ids_of, pieces, rows_in, vectors_of
+from embsync.engines.batches import ids_of, pieces, rows_in, shown_ids, vectors_of
 from embsync.engines.first_pass import Batches, Work
 from embsync.engines.part_writer import PartWriter, write_sums
+from embsync.engines.partition_error import PartitionError
 from embsync.snapshots.row_digest import row_sums
 
-#: What a partition yields: one row, or none if it had no rows at all.
+#: Schema of a partition's result: one row, or none if the partition had no rows.
 RESULT = "name string, rows long, first string, last string, bytes long, sha256 string"
 #: Rows mapped at once.
 _STEP = 4096
-#: The same as :data:`embsync.alignment.drift.MOVED_MOST`.
-_MOVED_MOST = 10
 COUNTS = ("live", "known", "common", "was_live", "carried")
 
 
@@ -56,8 +55,10 @@ class _Partition:
         snapshot, parent = batch.filter(live), batch.filter(pc.invert(live))
         is_live: Bool = live.to_numpy(zero_copy_only=False)
         same = ids[1:] == ids[:-1]
-        if (same & (is_live[1:] | ~is_live[:-1])).any():
-            raise ValueError("an id is repeated: the snapshot changed while it was read")
+        repeated = same & (is_live[1:] | ~is_live[:-1])
+        if repeated.any():
+            found = f"an id is repeated: {shown_ids(batch.column('id').slice(1), repeated)}"
+            raise PartitionError("repeated_id", "the snapshot changed while it was read", found, "each id once")
         before = np.flatnonzero(np.append(same, False))  # live rows whose parent's row follows
         mine = np.cumsum(is_live)[before] - 1
         theirs = np.cumsum(~is_live)[before + 1] - 1
@@ -108,9 +109,9 @@ class _Partition:
         cosines, norms, moved, before = compare_stable(stable[mine], old[theirs])
         self.stable += (moved, before)
         self.rows.append(np.vstack([cosines[None], norms]).astype(np.float32))
-        order = np.argsort(np.where(np.isnan(cosines), np.inf, cosines), kind="stable")[:_MOVED_MOST]
+        order = np.argsort(np.where(np.isnan(cosines), np.inf, cosines), kind="stable")[:MOVED_MOST]
         found = [(float(cosines[row]), ids[row]) for row in order if not np.isnan(cosines[row])]
-        self.lowest = sorted([*self.lowest, *found], key=lambda pair: pair[0])[:_MOVED_MOST]
+        self.lowest = sorted([*self.lowest, *found], key=lambda pair: pair[0])[:MOVED_MOST]
         if self.plan["inverse"] is not None:
             self.raw += compare_raw(block[mine], old[theirs] @ self.plan["inverse"])
 
@@ -149,13 +150,13 @@ class _Partition:
 def writing(plan: dict[str, Any], directory: str) -> Work:
     """Return a function that maps and writes a partition, sorted by id; a snapshot's row precedes the parent's.
 
-    Of a snapshot's rows, ``last_seen`` is null.
+    The snapshot's rows have a null ``last_seen``.
 
     Parameters
     ----------
     plan : dict
         ``matrix``, ``scale``, ``number``, ``parent`` (its number), ``numbers``, ``everything``, ``inverse`` (float32 or
-        None), ``sampled`` and ``strings``: what :class:`embsync.engines.protocol.Mapping` has, in plain values.
+        None), ``sampled`` and ``strings``: :class:`embsync.engines.protocol.Mapping` as plain values.
     directory : str
     """
 

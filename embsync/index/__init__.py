@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from embsync.lazy import lazily
 
 if TYPE_CHECKING:
+    from embsync.index.built import Built, ParentIndex
     from embsync.index.factory import check_factory, check_spelling, estimate_bytes
     from embsync.index.files import reject_damage
-    from embsync.index.report import Built, ParentIndex
     from embsync.index.rotate_or_rebuild import refresh
     from embsync.index.searcher import Searcher
 
@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         **dict.fromkeys(("check_factory", "check_spelling", "estimate_bytes"), "embsync.index.factory"),
-        **dict.fromkeys(("Built", "ParentIndex"), "embsync.index.report"),
+        **dict.fromkeys(("Built", "ParentIndex"), "embsync.index.built"),
         "reject_damage": "embsync.index.files",
         "refresh": "embsync.index.rotate_or_rebuild",
         "Searcher": "embsync.index.searcher",

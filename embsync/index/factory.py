@@ -76,7 +76,7 @@ def create(factory: str, width: int, metric: str) -> Any:
 
 
 def densify(index: Any) -> dict[str, int]:
-    """Let rows that are added to a graph get many links; return the build parameters set, or {} if there is no graph.
+    """Set build parameters that give nodes added to a graph many links; return them, or {} if there is no graph.
 
     FAISS does not store ``keep_max_size_level0`` in the file, so a graph that was loaded needs this before it grows.
     """
@@ -145,7 +145,7 @@ def _reject_unfillable(index: Any, factory: str) -> None:
     elif any(isinstance(layer, faiss.IndexIDMap | faiss.IndexIDMap2) for layer in inner):
         what = "an IDMap inside another index"
     elif any(isinstance(layer, faiss.IndexRowwiseMinMaxBase) for layer in layers(index)):
-        what = "MinMax indexes codes, not vectors"
+        what = "MinMax indexes take codes, not vectors"
     else:
         return
     raise UsageError(what, where="index.factory", found=f"'{factory}'", hint="choose another factory string, or 'auto'")
@@ -193,7 +193,7 @@ def _reject_unserviceable(layer: Any, factory: str, metric: str) -> None:
 
 
 def _set_up_training(index: Any) -> None:
-    """Skip training that is of no use here, and silence FAISS's warning that it would like more training points.
+    """Skip training that is not needed, and silence FAISS's warning about too few training points.
 
     Polysemous codes take 4/5 of a PQ's training and serve a filter that is not used; the recall gate judges the result.
     """

@@ -42,7 +42,7 @@ class RecallGate:
     ----------
     live : LiveVectors
     queries : (q, k) ndarray of float32
-    truth : (q, recall_at) ndarray of int64
+    ground_truth : (q, recall_at) ndarray of int64
         Rows of the exact neighbours, best first, -1 where there are fewer.
     metric : str
     target : float
@@ -50,7 +50,7 @@ class RecallGate:
 
     live: LiveVectors
     queries: Float32
-    truth: Int64
+    ground_truth: Int64
     metric: Metric
     target: float
 
@@ -61,7 +61,7 @@ class RecallGate:
 
         Nothing that costs more than ``most`` (see :func:`effort`) is tried, except the smallest parameters.
         """
-        k = self.truth.shape[1]
+        k = self.ground_truth.shape[1]
         knobs = tunables(index, k)
         if self.queries.shape[0] == 0:
             values = completed(index, {knob.name: min(knob.high, _UNMEASURED[knob.name]) for knob in knobs})
@@ -85,16 +85,16 @@ class RecallGate:
         A row that scores as high as the last exact neighbour counts as found: an index may choose among equal scores.
         Only rows that are not among the exact neighbours need to be scored.
         """
-        wanted = self.truth >= 0
+        wanted = self.ground_truth >= 0
         hit = np.zeros(rows.shape, np.bool_)
-        step = max(1, _COMPARED // max(rows.shape[1] * self.truth.shape[1], 1))
+        step = max(1, _COMPARED // max(rows.shape[1] * self.ground_truth.shape[1], 1))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            exact = np.where(wanted[part], self.truth[part], -2)
+            exact = np.where(wanted[part], self.ground_truth[part], -2)
             hit[part] = (rows[part, :, None] == exact[:, None, :]).any(axis=2)
         doubtful = np.flatnonzero((~hit & (rows >= 0)).any(axis=1))
         if doubtful.size:
-            bar = exact_scores(self.live, self.queries[doubtful], self.truth[doubtful], self.metric)
+            bar = exact_scores(self.live, self.queries[doubtful], self.ground_truth[doubtful], self.metric)
             bar = np.where(wanted[doubtful], bar, np.inf).min(axis=1)
             found = exact_scores(self.live, self.queries[doubtful], rows[doubtful], self.metric)
             hit[doubtful] |= found >= (bar - _ROUNDING * np.abs(bar))[:, None]
@@ -108,7 +108,7 @@ class _Measurement:
         self._gate = gate
         self.most = most
         self._index = index
-        self._k = gate.truth.shape[1]
+        self._k = gate.ground_truth.shape[1]
         self._searcher = Searcher(index, labels, gate.metric, dict.fromkeys(_names(index, self._k), 1))
         self._known: dict[tuple[tuple[str, int], ...], float] = {}
 

@@ -14,6 +14,7 @@ from embsync.config import IndexConfig
 from embsync.dtypes import Float32, Int64
 from embsync.errors import StoreError, UsageError
 from embsync.index.build import build
+from embsync.index.built import Built, ParentIndex
 from embsync.index.factory import densify, resolve_factory
 from embsync.index.files import faiss_sentence, read_index, reject_damage, reject_newer_faiss
 from embsync.index.gate import RecallGate, SearchTuning
@@ -21,7 +22,6 @@ from embsync.index.ground_truth import exact_neighbours
 from embsync.index.layers import effort, is_exact
 from embsync.index.library import faiss
 from embsync.index.live_rows import LiveVectors, live_vectors
-from embsync.index.report import Built, ParentIndex
 from embsync.index.rotate import has_graph, obstacle, rotate, unchanged
 from embsync.index.threads import faiss_threads
 from embsync.manifest import Action, IndexReport, OperatingPoint
@@ -34,7 +34,7 @@ def refresh(
     vectors: Float32,
     live: Int64,
     queries: Float32,
-    truth: Int64 | None,
+    ground_truth: Int64 | None,
     config: IndexConfig,
     threads: int = 0,
     previous: ParentIndex | None = None,
@@ -49,7 +49,7 @@ def refresh(
         Positions of the live rows, ascending.
     queries : (q, k) ndarray of float32
         Sampled queries for the recall gate.
-    truth : (q, >= the first recall_at) ndarray of int64 or None
+    ground_truth : (q, >= the first recall_at) ndarray of int64 or None
         Rows of their exact neighbours by the store's metric, best first; None to compute them here, in blocks.
     config : IndexConfig
     threads : int
@@ -68,7 +68,7 @@ def refresh(
     side = live_vectors(vectors, live, config.metric)
     with faiss_threads(threads):
         try:
-            return _Refresh(side, queries, truth, config, previous).run()
+            return _Refresh(side, queries, ground_truth, config, previous).run()
         except MemoryError as error:
             raise StoreError(
                 "out of memory while indexing",
@@ -91,7 +91,7 @@ class _Refresh:
 
     side: LiveVectors
     queries: Float32
-    truth: Int64 | None
+    ground_truth: Int64 | None
     config: IndexConfig
     previous: ParentIndex | None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class _Refresh:
         before = None if self.previous is None else self.previous.report.factory
         self.factory = resolve_factory(self.config.factory, self.side.count, before)
         with self._timed("truth"):
-            self.gate = _gate(self.side, self.queries, self.truth, self.config)
+            self.gate = _gate(self.side, self.queries, self.ground_truth, self.config)
         damage = None
         try:
             return self._keep()
@@ -179,7 +179,7 @@ class _Refresh:
     def _most(self, index: Any, previous: ParentIndex) -> float:
         """Return the largest effort allowed for a kept index."""
         last = previous.report.rebuilt_search or previous.report.search
-        return self.config.max_search_cost_growth * effort(index, last, self.gate.truth.shape[1])
+        return self.config.max_search_cost_growth * effort(index, last, self.gate.ground_truth.shape[1])
 
     def _complaint(self, index: Any, tuning: SearchTuning, previous: ParentIndex) -> str | None:
         """Return why the kept index must not be published, or None."""
@@ -220,7 +220,7 @@ class _Refresh:
 
     def _points(self, index: Any, labels: Int64, first: SearchTuning) -> list[OperatingPoint]:
         depths = _depths(self.side, self.config)
-        if is_exact(index):  # as the gate says, at any depth
+        if is_exact(index):  # the gate's result is the same at any depth
             return [OperatingPoint(depth, first.recall, first.search) for depth in depths]
         points = [OperatingPoint(depths[0], first.recall, first.search)]
         with self._timed("gate"):
@@ -243,8 +243,8 @@ def _depths(side: LiveVectors, config: IndexConfig) -> list[int]:
     return sorted({min(depth, side.count) for depth in config.depths})
 
 
-def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: IndexConfig) -> RecallGate:
-    """Return the gate at the first ``recall_at``, which decides."""
+def _gate(side: LiveVectors, queries: Float32, ground_truth: Int64 | None, config: IndexConfig) -> RecallGate:
+    """Return the gate at the first ``recall_at``, which decides whether an index is kept."""
     if queries.ndim != 2 or queries.shape[1] != side.width or queries.dtype != np.float32:
         raise UsageError(
             "queries have the wrong form",
@@ -252,20 +252,22 @@ def _gate(side: LiveVectors, queries: Float32, truth: Int64 | None, config: Inde
             expected=f"float32 (queries, {side.width})",
         )
     k = _depths(side, config)[0]
-    if truth is None:
-        truth = exact_neighbours(side, queries, k, config.metric)
-    elif truth.shape[0] != queries.shape[0] or truth.shape[1] < k:
+    if ground_truth is None:
+        ground_truth = exact_neighbours(side, queries, k, config.metric)
+    elif ground_truth.shape[0] != queries.shape[0] or ground_truth.shape[1] < k:
         raise UsageError(
-            "exact neighbours have the wrong form", found=truth.shape, expected=f"({queries.shape[0]}, {k} or more)"
+            "exact neighbours have the wrong form",
+            found=ground_truth.shape,
+            expected=f"({queries.shape[0]}, {k} or more)",
         )
-    return RecallGate(side, np.ascontiguousarray(queries), truth[:, :k], config.metric, config.target_recall)
+    return RecallGate(side, np.ascontiguousarray(queries), ground_truth[:, :k], config.metric, config.target_recall)
 
 
 def _deeper_gate(side: LiveVectors, queries: Float32, depth: int, config: IndexConfig) -> RecallGate:
-    """Return the gate at a further ``recall_at``, which fewer queries measure."""
+    """Return the gate at a further ``recall_at``, which uses fewer queries."""
     some = np.ascontiguousarray(queries[:: max(1, len(queries) // _DEEPER_QUERIES)])
-    truth = exact_neighbours(side, some, depth, config.metric)
-    return RecallGate(side, some, truth, config.metric, config.target_recall)
+    ground_truth = exact_neighbours(side, some, depth, config.metric)
+    return RecallGate(side, some, ground_truth, config.metric, config.target_recall)
 
 
 def _load(previous: ParentIndex) -> Any:
@@ -323,7 +325,7 @@ def _moved(previous: ParentIndex, side: LiveVectors) -> Int64:
     alive[side.rows] = True
     taken[rows] = True
     if int(np.count_nonzero(taken)) != rows.size or not alive[rows].all():
-        raise _unusable(StoreError("two labels of one row, or a label of a row that is not live", where=previous.path))
+        raise _unusable(StoreError("two labels for one row, or a label of a row that is not live", where=previous.path))
     return moved
 
 

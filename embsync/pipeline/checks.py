@@ -74,21 +74,6 @@ def _limit(limit: Limit | Relative, figures: Mapping[str, float]) -> Limit:
     return found if math.isfinite(found) else None
 
 
-def well_formed(zero_rows: int) -> list[CheckRecord]:
-    """Return the records of the checks made while reading the snapshot; an all-zero row warns."""
-    values = {"finite": float(zero_rows), "unique_ids": 0.0, "widths": 0.0}
-    return [
-        CheckRecord(
-            name=name,
-            value=values[name],
-            warn=0.0 if name == "finite" else None,
-            refuse=None,
-            outcome="warn" if values[name] else "pass",
-        )
-        for name in WELL_FORMED
-    ]
-
-
 def require(
     records: list[CheckRecord], where: str | None, store: Path | None = None, otherwise: str | None = None
 ) -> None:
@@ -133,7 +118,7 @@ class CheckRefusedError(RefusedError):
         super().__init__(what, where=where, hint=self._what_to_do(where, store, otherwise))
 
     def _what_to_do(self, where: str | None, store: Path | None, otherwise: str | None) -> Hint:
-        """Return what to do, then the commands that publish anyway, where that may be wanted."""
+        """Return what to do, then the commands that publish anyway, if the diagnosis offers them."""
         hints: list[str | Command] = [self.diagnosis.remedy]
         if where is None:
             return (*hints, *([] if otherwise is None else [otherwise]))
@@ -163,7 +148,7 @@ def describe(record: CheckRecord) -> str:
 
 
 def remarks(manifest: Manifest) -> list[tuple[CheckRecord, str]]:
-    """Return the checks of a version that did not pass, each with its description, without repetitions."""
+    """Return the checks of a version that did not pass, with descriptions, except warnings that another one implies."""
     found = {record.name: record for record in manifest.checks if record.outcome != "pass"}
     said = {name for name, check in CHECKS.items() if check.warned_by in found}
     return [

@@ -6,8 +6,8 @@ from embsync import pipeline
 from embsync.config import Config
 from embsync.errors import SnapshotError
 from embsync.manifest import Manifest
-from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.request import Request, UnchangedError
+from embsync.progress import Progress, silent
 from embsync.store import Store
 from embsync.store.journal import Event
 from embsync.watching.backlog import Entry, journal

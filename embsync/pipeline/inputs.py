@@ -8,48 +8,49 @@ from typing import cast, get_args
 import numpy as np
 
 from embsync.alignment.anchors import DEFAULT_POLICY, AnchorSide, AnchorUpdate, Policy
-from embsync.alignment.gram import Pairing
 from embsync.alignment.two_pass import SideInput
 from embsync.config import Config
 from embsync.dtypes import Array, RowNumbers
 from embsync.engines.protocol import Engine
 from embsync.errors import Hint, SnapshotError, UsageError
-from embsync.ids import positions_in, sample
+from embsync.ids import sample
 from embsync.invocation import command, store_of
 from embsync.manifest import RowCounts
 from embsync.pipeline.labels import LaidOut, of_snapshot
-from embsync.pipeline.progress import Progress, WatchedRows
+from embsync.pipeline.references import anchors_of, pair
 from embsync.pipeline.run_sides import SAMPLED, RunSide, Sampled, reject_other_ids, require_rows
 from embsync.pipeline.table_run import table_run
+from embsync.pipeline.watched_rows import WatchedRows
+from embsync.progress import Progress
 from embsync.reader import Version
 from embsync.reader.side import Side
-from embsync.rows import row_numbers
 from embsync.sides import SideName, Sides
 from embsync.snapshots import SideDigest, Snapshot, SnapshotSide, fingerprints_of
 from embsync.store.rows import ParentRows, RowPlan, plan
 
 
 @dataclass(frozen=True)
-class SideRun:
-    """One side of a run whose rows are read here.
+class LocalRun:
+    """One side of a run whose rows are read by this process.
 
     Attributes
     ----------
     name : str
     side : SnapshotSide
-        Of the snapshot.
+        The side of the snapshot.
     plan : RowPlan
     ids : (t,) ndarray
         In the order of the snapshot's rows.
     fitted : SideInput
         The side as the input of the alignment.
     digest : SideDigest
-        Of the pass over that input.
+        The digest of the pass over that input.
     held : ParentRows or None
-        The side in the parent.
+        Ids, ``last_seen`` and lineage of the parent's side.
     anchors : AnchorSide or None
-        The parent's, mapped.
+        The parent's anchors, memory-mapped.
     parent : Side or None
+        The parent's side.
     """
 
     name: SideName
@@ -95,12 +96,12 @@ class SideRun:
 
 @dataclass(frozen=True)
 class Inputs(Sides[RunSide]):
-    """The inputs of a run; ``parent`` is None when a new space begins, ``update`` is how its anchors are updated.
+    """The inputs of a run; ``parent`` is None when a new space begins, ``update`` is how the anchors are updated.
 
-    ``labels`` are those of the items' rows, which are always read here.
+    ``labels`` are those of the items' rows, which are always read by this process.
     """
 
-    items: SideRun
+    items: LocalRun
     snapshot: Snapshot
     parent: Version | None
     number: int
@@ -109,7 +110,7 @@ class Inputs(Sides[RunSide]):
     labels: LaidOut
 
     def has_fingerprint(self, fingerprint: str | None) -> bool:
-        """Whether the contents that the first pass read have a fingerprint, by today's or the earlier rule."""
+        """Return whether the contents read by the first pass have a fingerprint, by the current or the earlier rule."""
         return fingerprint in fingerprints_of([run.digest for run in self])
 
     @property
@@ -145,7 +146,7 @@ def gather(
     earlier : bool
         Whether the fingerprint by the rule of earlier releases is computed as well.
     engine : Engine, optional
-        What reads the users' rows; default: this process.
+        The engine that reads the users' rows; default: this process.
 
     Raises
     ------
@@ -159,7 +160,7 @@ def gather(
         _reject_other_sides(snapshot, parent)
     update = _anchor_update(config, known)
 
-    def run(side: SnapshotSide, name: SideName) -> SideRun:
+    def run(side: SnapshotSide, name: SideName) -> LocalRun:
         ids = side.ids()
         if known is not None and (name == "items" or known.users is not None):
             reject_other_ids(side, name, ids.dtype.kind, known)
@@ -220,21 +221,17 @@ def _side_run(
     parent: Version | None,
     update: AnchorUpdate,
     config: Config,
-) -> SideRun:
+) -> LocalRun:
     pairing, rate, anchors, held = None, 1.0, None, None
     if parent is not None:
         mine = parent.side(name)
         held = ParentRows(mine.ids, mine.last_seen, parent.lineage)
-        anchor_ids, vectors = parent.reference("anchors", name)
-        rate = len(anchor_ids) / max(len(mine.ids), 1)
-        anchors = AnchorSide(anchor_ids, vectors, rate, ages=parent.anchor_ages(name))
-        places = row_numbers(positions_in(ids, anchor_ids), len(anchor_ids))
-        reference = anchors.reference_of_version(update, places, mine.ids, mine.vectors)
-        pairing = Pairing.of(places, reference, anchor_ids)
+        anchors = anchors_of(parent, name)
+        pairing, rate = pair(ids, anchors, update, mine.ids, mine.vectors), anchors.rate
     sampled = sample(ids, max(SAMPLED, config.index.sample_queries))
     laid_out = plan(ids, held, config.store.carry_forward_versions)
     fitted = SideInput(watched, pairing, rate, side.weights(), sampled, side.source, digest.update)
-    return SideRun(
+    return LocalRun(
         name, side, laid_out, ids, fitted, digest, held, anchors, None if parent is None else parent.side(name)
     )
 
@@ -257,6 +254,6 @@ def _reject_other_sides(snapshot: Snapshot, known: Version) -> None:
         )
 
 
-def live_rows(run: SideRun) -> Array:
+def live_rows(run: LocalRun) -> Array:
     """Return the rows of live ids, ascending."""
     return np.flatnonzero(run.plan.live)

@@ -64,7 +64,7 @@ class Neighbours:
         self._found.observe(self._rows[start : start + len(block)], block, stable)
 
     @property
-    def truth(self) -> Int64:
+    def ground_truth(self) -> Int64:
         """(q, >= recall_at) rows of the sampled users' exact neighbours, best first."""
         return self._found.sampled().rows
 
@@ -119,7 +119,7 @@ class _ParentView:
     def top_rows(self) -> Int64:
         """Return the users' top 10 in the parent as rows of the new version; -2 for items that no longer exist.
 
-        The parent has stored that of the users sampled when it was made; the others' are found by a scan.
+        The parent has stored the top 10 of the users sampled when it was made; those of the others are found by a scan.
         """
         rows = np.full((len(self._asking), TOP_K), -1, np.int64)
         table = self._version.neighbours if self._version.record.index.metric == self._metric else None

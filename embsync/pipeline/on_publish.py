@@ -20,8 +20,7 @@ from embsync.logs import log
 from embsync.processes import ChildProcess, describe_exit
 from embsync.store import Store
 from embsync.store.durable import replace_file, storage_errors
-from embsync.store.journal import now as time_of_day
-from embsync.store.records import read_struct
+from embsync.store.records import read_struct, timestamp
 
 HOOK_RECORD = "on_publish.json"
 
@@ -62,7 +61,7 @@ def note(store: Store, version: int, failed: str | None) -> None:
     last = _last_record(store)
     if last is None or last.version <= version:
         with storage_errors(store.root):
-            replace_file(store.root / HOOK_RECORD, msgspec.json.encode(HookRecord(version, time_of_day(), failed)))
+            replace_file(store.root / HOOK_RECORD, msgspec.json.encode(HookRecord(version, timestamp(), failed)))
 
 
 def run_on_publish(store: Store, command: str, version: int, limit: float = LIMIT_SECONDS) -> str | None:

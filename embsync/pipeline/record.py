@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
+from itertools import chain
 from math import inf, isfinite, nan
 
 import msgspec
@@ -11,12 +11,11 @@ import numpy as np
 
 from embsync.alignment.cross_validation import Fit
 from embsync.alignment.drift import RowChange
-from embsync.alignment.preservation import map_error, score_error
 from embsync.alignment.two_pass import Alignment, SideFit
 from embsync.alignment.values import examine
-from embsync.checks import CHECKS
+from embsync.checks import CHECKS, room
 from embsync.config import Config
-from embsync.limits import Check
+from embsync.limits import Needs
 from embsync.manifest import IndexReport, RowCounts, SnapshotRecord
 from embsync.measurements import AlignmentRecord, DriftRecord, Preservation, SideFitRecord
 from embsync.pipeline.checks import Measured
@@ -27,11 +26,6 @@ from embsync.pipeline.second_pass import WrittenSide
 from embsync.reader import Version
 from embsync.sides import SideName, Sides
 from embsync.snapshots import Signature
-
-
-def created() -> str:
-    """Return the current time as in the manifest: RFC 3339 UTC, to the second."""
-    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def snapshot_record(inputs: Inputs, print_: str, signature: Signature) -> SnapshotRecord:
@@ -57,10 +51,10 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
     changes = written.map(lambda side: side.change)
     sides = found.map(
         side_fit,
-        changes,
-        written.map(lambda side: side.anchors),
         Sides(found.users, found.items),
+        changes,
         Sides(changes.users, changes.items),
+        written.map(lambda side: side.anchors),
     )
     update = inputs.update
     two = update.policy == "two_time_scales"
@@ -79,13 +73,13 @@ def alignment_record(config: Config, inputs: Inputs, found: Alignment, written: 
 
 def side_fit(
     part: SideFit,
-    change: RowChange,
-    anchors: int,
     other: SideFit | None = None,
+    change: RowChange | None = None,
     other_change: RowChange | None = None,
+    anchors: int = 0,
 ) -> SideFitRecord:
     """Return the manifest's record of a side, given the measurements of the other side, if there is one."""
-    figures = vars(change).copy()
+    figures = vars(change or RowChange()).copy()
     scale, other_scale = figures.pop("scale_raw"), None if other_change is None else other_change.scale_raw
     columns, counterpart = part.columns, None if other is None else other.columns
     return SideFitRecord(
@@ -109,31 +103,21 @@ def _lone_scale(own: float | None, other: float | None) -> float | None:
     return float(max(own, 1 / own) / max(other, 1 / other) ** 2)
 
 
-def preservation_record(
-    found: Alignment, written: Sides[WrittenSide], neighbours: Neighbours, *, threads: int
-) -> Preservation:
-    """Return the certificate."""
-    return Preservation(
-        map_error=map_error(found.transform),
-        score_error=score_error(written.map(lambda side: side.residual), found.transform, threads=threads),
-        top_k_agreement=neighbours.agreement(),
-        sampled_users=len(neighbours.queries),
-    )
-
-
 def drift_record(inputs: Inputs, written: Sides[WrittenSide], neighbours: Neighbours) -> DriftRecord | None:
     """Return the manifest's ``drift``, None in a new space."""
-    if inputs.parent is None or written.items.drift is None:
+    drift = written.map(lambda side: side.drift)
+    if inputs.parent is None or drift.items is None:
         return None
-    users = None if written.users is None else written.users.drift
     overlaps = neighbours.overlaps()
-    return DriftRecord(parent=inputs.parent.number, items=written.items.drift, users=users, **vars(overlaps))
+    return DriftRecord(parent=inputs.parent.number, items=drift.items, users=drift.users, **vars(overlaps))
 
 
 def checks_of_fit(config: Config, inputs: Inputs, found: Alignment) -> list[Measured]:
-    """Return the checks that the first pass allows, before anything is written."""
-    e, k, parent = float(inputs.snapshot.width), float(inputs.dimension), inputs.parent
-    measured: list[Measured] = []
+    """Return the checks that need only the first pass, made before anything is written."""
+    e, parent = float(inputs.snapshot.width), inputs.parent
+    # An ill-formed snapshot has raised an error by now; of these figures, only the number of all-zero rows varies.
+    zero_rows = float(sum(part.sums.zero_rows for part in found))
+    measured = [Measured("finite", zero_rows), Measured("unique_ids", 0.0), Measured("widths", 0.0)]
     for run, part in zip(inputs, found, strict=True):
         measured += _rows_alone(run.name, part, e, parent)
     measured += [
@@ -142,42 +126,34 @@ def checks_of_fit(config: Config, inputs: Inputs, found: Alignment) -> list[Meas
     ]
     if parent is None:
         return measured
-    measured.append(Measured("common", float(found.common), {"k": k}))
+    measured.append(check_of_common(found))
     for run, part in zip(inputs, found, strict=True):
-        measured += [_coverage(run, part, parent), _live(run, parent)]
+        measured += _rows_known(run, part, parent)
     measured.append(Measured("same_snapshot", float(inputs.same_as_parent)))
     return measured
 
 
-def _rows_alone(name: SideName, part: SideFit, width: float, parent: Version | None) -> list[Measured]:
-    """Return the checks of one side alone; if the parent has a figure, limits are relative to it."""
-    sums, values = part.sums, examine(part.sums.sample)
-    counts = None if parent is None else _counts(parent, name)
-    before = None if parent is None else getattr(parent.record.alignment, name)
-    zero = None if parent is None or counts is None else _zero_rows(parent, counts, name)
-    return [
-        Measured(f"rows_{name}", float(sums.rows), {"e": width}),
-        Measured(f"zero_rows_{name}", sums.zero_rows / max(sums.rows, 1), _before(zero)),
-        Measured(f"saturation_{name}", values.saturation, _before(None if before is None else before.saturation)),
-        Measured(f"zero_values_{name}", values.zero_values, _before(None if before is None else before.zero_values)),
-        Measured(f"repeated_{name}", values.repeated, _before(None if before is None else before.repeated)),
-        Measured(f"magnitude_{name}", part.magnitude),
-    ]
+def _rows_alone(name: SideName, part: SideFit, width: float, parent: Version | None) -> Iterator[Measured]:
+    """Yield the checks of one side alone; if the parent has a figure, limits are relative to it."""
+    sums, before = part.sums, None if parent is None else getattr(parent.record.alignment, name)
+    zero = {} if parent is None else {"before": _zero_rows(parent, name)}
+    yield Measured(f"rows_{name}", float(sums.rows), {"e": width})
+    yield Measured(f"zero_rows_{name}", sums.zero_rows / max(sums.rows, 1), zero)
+    yield from checks_of_side(part, name, side_fit(part), before, ("rows",))
 
 
-def _before(value: float | None) -> dict[str, float]:
-    """Return the parent's figure, if there is one, for limits on growth."""
-    return {"before": inf if value is None else value}
+def check_of_common(found: Alignment) -> Measured:
+    """Return the number of ids shared with the anchors as a check."""
+    return Measured("common", float(found.common), {"k": float(found.items.map.shape[1])})
 
 
 def _counts(parent: Version, name: SideName) -> RowCounts:
-    counts = parent.record.items if name == "items" else parent.record.users
-    assert counts is not None  # the sides of a store never change
-    return counts
+    return dict(parent.record.sides.named())[name]  # the sides of a store never change
 
 
-def _zero_rows(parent: Version, counts: RowCounts, name: SideName) -> float:
+def _zero_rows(parent: Version, name: SideName) -> float:
     """Return the share of the parent's live rows that are all zero; manifests of earlier releases lack the count."""
+    counts = _counts(parent, name)
     if counts.zero is not None:
         return counts.zero / max(counts.live, 1)
     side = parent.side(name)
@@ -185,70 +161,78 @@ def _zero_rows(parent: Version, counts: RowCounts, name: SideName) -> float:
     return float(np.count_nonzero(~side.vectors[suspects].any(axis=1))) / max(counts.live, 1)
 
 
-def _coverage(run: RunSide, part: SideFit, parent: Version) -> Measured:
-    """Return the share of known ids; if it leaves few ids in common, no other check protects the side."""
+def _rows_known(run: RunSide, part: SideFit, parent: Version) -> list[Measured]:
+    """Return the checks of a side's row counts; if few ids are common to both versions, only these protect the side."""
     counts = _counts(parent, run.name)
-    known = run.counts.common + run.counts.returned
-    share = known / max(min(run.side.count, counts.rows), 1)
-    return Measured(f"coverage_{run.name}", share, {"least": 0.3 if part.judged_alone else 0.5})
-
-
-def _live(run: RunSide, parent: Version) -> Measured:
-    return Measured(f"live_{run.name}", run.side.count / max(_counts(parent, run.name).live, 1))
+    known = (run.counts.common + run.counts.returned) / max(min(run.side.count, counts.rows), 1)
+    return [
+        Measured(f"coverage_{run.name}", known, {"too_few": float(not part.judged_alone)}),
+        Measured(f"live_{run.name}", run.side.count / max(counts.live, 1)),
+    ]
 
 
 def checks_of_rows(
-    inputs: Inputs, found: Alignment, alignment: AlignmentRecord, preservation: Preservation
+    found: Alignment, preservation: Preservation, sides: Sides[Iterator[Measured]] | None
 ) -> list[Measured]:
-    """Return the checks that the second pass allows."""
+    """Return the checks that need the second pass, given those of each side, or None if a new space begins."""
     # The loss by truncation has its own check; these limits are for further errors.
-    measured = [Measured("score_error", preservation.score_error, {"truncation_loss": alignment.truncation_loss})]
-    if inputs.parent is None:
-        return measured
-    for run, part in zip(inputs, found, strict=True):
-        measured += _of_side(inputs, inputs.parent, run, part, alignment)
-    if inputs.users is not None:
-        measured.append(Measured("rotation_disagreement", alignment.rotation_disagreement))
+    measured = [Measured("score_error", preservation.score_error, {"truncation_loss": found.truncation_loss})]
+    if sides is not None:
+        measured += chain(*sides)
+        if sides.users is not None:
+            measured.append(Measured("rotation_disagreement", found.rotation_disagreement))
     return measured
 
 
-def _of_side(
-    inputs: Inputs, parent: Version, run: RunSide, part: SideFit, alignment: AlignmentRecord
+def checks_of_sides(inputs: Inputs, found: Alignment, alignment: AlignmentRecord) -> Sides[Iterator[Measured]] | None:
+    """Return the checks of each side's figures that need the second pass; None if a new space begins."""
+    parent = inputs.parent
+    if parent is None:
+        return None
+
+    def checks(part: SideFit, run: RunSide) -> Iterator[Measured]:
+        side, before = (getattr(record, run.name) for record in (alignment, parent.record.alignment))
+        needs: tuple[Needs, ...] = ("anchors",)
+        if run.counts.common:  # alternating cohorts share no live id with the parent
+            needs += ("parent",)
+        if not inputs.same_as_parent:
+            needs += ("raw rows",)
+        return checks_of_side(part, run.name, side, before, needs)
+
+    return found.map(checks, inputs)
+
+
+def checks_of_side(
+    part: SideFit,
+    name: SideName,
+    side: SideFitRecord,
+    before: SideFitRecord | None = None,
+    needs: tuple[Needs, ...] = ("anchors",),
 ) -> Iterator[Measured]:
-    """Yield the figures of a side that the table judges, with the figures that their limits depend on."""
-    side, before = getattr(alignment, run.name), getattr(parent.record.alignment, run.name)
-    for check in _checks_of(run.name):
-        if check.needs == "raw rows" and (getattr(side, check.figure) is None or inputs.same_as_parent):
-            continue  # without the parent's raw rows there is nothing to compare
-        if check.needs == "parent" and run.counts.common == 0:  # cohorts in turn share no live id with the parent
+    """Yield a side's figures that the table judges, with the figures that their limits depend on.
+
+    Parameters
+    ----------
+    part : SideFit
+    name : {"items", "users"}
+    side : SideFitRecord
+    before : SideFitRecord, optional
+        The parent's.
+    needs : tuple of str
+        Which data there are; checks that need others are not made.
+    """
+    rows = max(part.judged, 1)
+    figures = {"room": room(side.cosine_mismatched or 0.0), "one_row": 1.0 / rows, "e_per_row": len(part.map) / rows}
+    for check in CHECKS.values():
+        if check.needs not in needs or check.name != f"{check.figure}_{name}":
             continue
-        yield _measured(check, part, side, None if before is None else getattr(before, check.figure))
-
-
-def _checks_of(name: SideName) -> Iterator[Check]:
-    """Yield the checks of a side that judge the figure of the same name."""
-    return (check for check in CHECKS.values() if check.needs is not None and check.name == f"{check.figure}_{name}")
-
-
-def checks_of_anchors(part: SideFit, name: SideName, side: SideFitRecord) -> Iterator[Measured]:
-    """Yield the checks of a side's fit to its anchors that need no previous version."""
-    return (_measured(check, part, side, None) for check in _checks_of(name) if check.needs == "anchors")
-
-
-def _measured(check: Check, part: SideFit, side: SideFitRecord, before: float | None) -> Measured:
-    """Return a side's figure with the figures that its limits depend on."""
-    judged = part.judged_alone
-    # If all vectors share a component, as in item2vec, matched and mismatched rows differ less.
-    mismatched = nan if judged and side.cosine_mismatched is None else side.cosine_mismatched
-    of = {
-        "room": 1.0 if mismatched is None else min(1.0, (1.0 - mismatched) / 0.7),
-        "one_row": 1.0 / max(part.judged, 1),
-        "e_per_row": len(part.map) / max(part.judged, 1),
-    }
-    value: float | None = getattr(side, check.figure)
-    if value is None and (check.needs != "anchors" or judged):
-        value = nan  # a figure that cannot be measured although its data exist never passes
-    return Measured(check.name, value, of if before is None else {**of, "before": before})
+        value: float | None = getattr(side, check.figure)
+        if value is None and check.needs == "raw rows":
+            continue  # without the parent's raw rows there is nothing to compare
+        if value is None and (check.needs != "anchors" or part.judged_alone):
+            value = nan  # a figure that cannot be measured although its data exist never passes
+        earlier: float | None = getattr(before, check.figure, None)
+        yield Measured(check.name, value, figures if earlier is None else {**figures, "before": earlier})
 
 
 def check_of_recall(config: Config, report: IndexReport) -> Measured:
@@ -257,8 +241,3 @@ def check_of_recall(config: Config, report: IndexReport) -> Measured:
     value = 1.0 if report.recall_at_10 is None else report.recall_at_10
     refuse = config.index.on_missed_recall == "refuse"
     return Measured("recall", value, {"target_recall": target, "required_recall": target if refuse else -inf})
-
-
-def zero_rows(found: Alignment) -> int:
-    """Return how many rows of the snapshot are all zero."""
-    return sum(side.sums.zero_rows for side in found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import shutil
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from embsync.alignment.preservation import certify
 from embsync.alignment.two_pass import Alignment, fit
 from embsync.config import Config
 from embsync.dtypes import Array
@@ -22,23 +22,24 @@ from embsync.errors import NotFoundError, OutOfSpace, SnapshotChanged, SnapshotE
 from embsync.index import Built, check_factory, refresh
 from embsync.manifest import FORMAT, FORMAT_OF_PARTS, CheckRecord, IndexReport, Manifest, Parts, Seconds
 from embsync.pipeline import record
-from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require, well_formed
+from embsync.pipeline.checks import CheckRefusedError, Measured, judge, require
 from embsync.pipeline.engine import Reported, open_engine
 from embsync.pipeline.estimate import estimate
 from embsync.pipeline.inputs import Inputs, gather, live_rows
 from embsync.pipeline.lineage import save_lineage
 from embsync.pipeline.neighbours import Neighbours
 from embsync.pipeline.parent import ParentCheck, current_number, open_current, parent_index
-from embsync.pipeline.progress import Progress, silent
 from embsync.pipeline.request import Request, UnchangedError
 from embsync.pipeline.second_pass import write_sides
 from embsync.pipeline.table_run import readable
+from embsync.progress import Progress, silent
 from embsync.reader import Version
-from embsync.rows import library_threads
+from embsync.rows import library_threads, release_memory
 from embsync.snapshots import Signature, fingerprint_of, is_earlier, open_snapshot, signature, stamp
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
 from embsync.store.journal import Event
+from embsync.store.records import timestamp
 from embsync.store.staging import Staging
 from embsync.watching.history import snapshot_event
 
@@ -108,7 +109,7 @@ def dry_run(store: Store, request: Request, config: Config, progress: Progress =
     Raises
     ------
     SnapshotError, NotFoundError, CheckRefusedError, StoreError
-        As :func:`publish_snapshot` does.
+        As for :func:`publish_snapshot`.
     """
     return _DryRun(store, request, config, progress).publish()
 
@@ -136,7 +137,7 @@ class _Run:
         """Run to a published version; if the snapshot is replaced meanwhile, its errors are reported as that change."""
         try:
             return self._publish()
-        except (SnapshotError, UsageError) as error:  # of usage: executors do not see a path that is gone
+        except (SnapshotError, UsageError) as error:  # UsageError: executors do not see a path that is gone
             if error.transient or not self._has_changed():
                 raise
             raise self._changed(error.what) from error
@@ -155,15 +156,14 @@ class _Run:
             if inputs.has_fingerprint(self._request.known_fingerprint):
                 raise UnchangedError("the same contents as before", where=self._request.path)
             self._parent.raise_if_damaged()
-            self._checks += well_formed(record.zero_rows(found))
             self._require(record.checks_of_fit(self._config, inputs, found))
             if inputs.parent is None:  # no checks remain, and no store is created
                 inputs.labels.require()
             staging = stack.enter_context(self._stage(inputs))
             with storage_errors(self._store.root):
                 describe, index = self._write(staging, inputs, found)
-                del inputs, found  # frees the arrays per row before the index is built
-                _give_back_memory()
+                del inputs, found  # frees the per-row arrays before the index is built
+                release_memory()
                 return self._finish(staging, parent, describe, index)
 
     def _gather(self, known: Version | None, stack: contextlib.ExitStack) -> Inputs:
@@ -188,7 +188,7 @@ class _Run:
         return gather(snapshot, parent, known, number, self._config, self._progress, earlier=earlier, engine=engine)
 
     def _check_factory(self, inputs: Inputs) -> None:
-        """Refuse a factory before any work; a trained index may be kept, however few rows there are."""
+        """Refuse an unusable factory before any work; a trained index may be kept, however few rows there are."""
         index, parent = self._config.index, inputs.parent
         kept = parent is not None and parent.record.index.factory == index.factory and index.refresh != "rebuild"
         check_factory(index, inputs.dimension, None if kept else inputs.items.side.count)
@@ -212,9 +212,12 @@ class _Run:
             written, read = write_sides(staging, inputs, found, neighbours, self._config, self._progress)
             self._reject_change(read)
             alignment = record.alignment_record(self._config, inputs, found, written)
-            preservation = record.preservation_record(found, written, neighbours, threads=self._config.threads)
+            residuals = written.map(lambda side: side.residual)
+            sampled, agreement = len(neighbours.queries), neighbours.agreement()
+            preservation = certify(found.transform, residuals, agreement, sampled, threads=self._config.threads)
             drift = record.drift_record(inputs, written, neighbours)
-        self._require(record.checks_of_rows(inputs, found, alignment, preservation))
+        sides = record.checks_of_sides(inputs, found, alignment)
+        self._require(record.checks_of_rows(found, preservation, sides))
         inputs.labels.require()
         assert self._fingerprint is not None
         parent = inputs.parent
@@ -244,7 +247,7 @@ class _Run:
             vectors,
             live_rows(inputs.items),
             neighbours.queries[neighbours.gate],
-            neighbours.truth[neighbours.gate],
+            neighbours.ground_truth[neighbours.gate],
             self._config.index,
             self._config.threads,
             parent_index(inputs),
@@ -253,12 +256,12 @@ class _Run:
     def _finish(
         self, staging: Staging, parent: Version | None, describe: partial[Manifest], index: partial[Built]
     ) -> Manifest:
-        """Build the index, make all files durable, and switch."""
+        """Build the index, make all files durable, and publish."""
         staging.start_sealing()
         report = self._index(staging, index)
         self._require([record.check_of_recall(self._config, report)])
         self._progress("publishing", 0.0)
-        created = record.created()
+        created = timestamp()
         with self._clock.stage("publish"):
             save_lineage(staging, self._store, parent, describe.keywords["version"], created)
             files = staging.seal()
@@ -386,9 +389,3 @@ class _DryRun(_Run):
 
     def _journal(self, refusal: CheckRefusedError) -> None:
         """Do nothing: a dry run is not journaled."""
-
-
-def _give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps it in arenas of the worker threads (measured: 20 to 40 MB)."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

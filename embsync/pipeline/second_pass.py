@@ -6,25 +6,25 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embsync.alignment.anchors import advance, advance_ages, choose
-from embsync.alignment.drift import DriftMeter, RowChange, mean
+from embsync.alignment.anchors import choose
+from embsync.alignment.drift import DriftMeter, RowChange
 from embsync.alignment.moments import Moments
 from embsync.alignment.preservation import Residual
 from embsync.alignment.transform import Transform
 from embsync.alignment.two_pass import Alignment, Observer, SideFit, transform_rows
 from embsync.config import Config
 from embsync.dtypes import Array, Float32, Float64
-from embsync.ids import positions_in, sample
 from embsync.manifest import PartFile
 from embsync.measurements import SideDrift
-from embsync.pipeline.inputs import Inputs, SideRun
+from embsync.pipeline.inputs import Inputs, LocalRun
 from embsync.pipeline.neighbours import Neighbours
-from embsync.pipeline.progress import Progress, WatchedRows
-from embsync.pipeline.run_sides import START_ROWS, RunSide
+from embsync.pipeline.references import write_anchors, write_start
+from embsync.pipeline.run_sides import RunSide
 from embsync.pipeline.table_run import TableDigest, TableRun, write_table
+from embsync.pipeline.watched_rows import WatchedRows
+from embsync.progress import Progress
 from embsync.rows import as_slice, block_rows
-from embsync.sides import NAMES, SideName, Sides
-from embsync.similarity import row_cosines
+from embsync.sides import SideName, Sides
 from embsync.snapshots import Digest, SideDigest, fingerprint_of
 from embsync.store import layout
 from embsync.store.staging import ArrayFile, Staging
@@ -37,7 +37,7 @@ class WrittenSide:
     Attributes
     ----------
     vectors : (n, k) float32
-        The memory-mapped file in the staging directory; without rows if an engine wrote them.
+        The memory-mapped file in the staging directory; no rows if an engine wrote them.
     residual : Residual
     change : RowChange
     drift : SideDrift or None
@@ -47,7 +47,7 @@ class WrittenSide:
     sampled_rows : (s,) int64
         The version's rows of the sampled ids.
     parts : list of PartFile
-        Those of the rows that an engine wrote.
+        The part files, if an engine wrote the rows.
     """
 
     vectors: Float32
@@ -62,13 +62,13 @@ class WrittenSide:
 def write_sides(
     staging: Staging, inputs: Inputs, found: Alignment, neighbours: Neighbours, config: Config, progress: Progress
 ) -> tuple[Sides[WrittenSide], str]:
-    """Transform, write and measure every side in one pass over its rows; return also the fingerprint of that pass."""
+    """Transform, write and measure every side in one pass over its rows; also return the fingerprint of that pass."""
 
     def write(run: RunSide, part: SideFit) -> WrittenSide:
         if isinstance(run, TableRun):
             progress("writing", inputs.snapshot.items.count / sum(side.count for side in inputs.snapshot.sides))
             return _write_table(staging, inputs, run, part, digests, config)
-        assert isinstance(run, SideRun)
+        assert isinstance(run, LocalRun)
         digest = SideDigest(run.side, run.ids, earlier=False)
         digests.append(digest)
         rows = WatchedRows(digest.rows, inputs.snapshot, run.name, "writing", progress)
@@ -86,7 +86,7 @@ def write_sides(
 
 def save_maps(staging: Staging, maps: Transform) -> None:
     """Write a version's maps and their singular values."""
-    for name, matrix in zip(NAMES, maps, strict=False):
+    for name, matrix in maps.named():
         staging.save(f"transform/{name}.npy", matrix)
     staging.save(layout.SINGULAR_VALUES, maps.singular_values)
 
@@ -94,7 +94,7 @@ def save_maps(staging: Staging, maps: Transform) -> None:
 def _write_side(
     staging: Staging,
     inputs: Inputs,
-    run: SideRun,
+    run: LocalRun,
     part: SideFit,
     rows: WatchedRows,
     extra: list[Observer],
@@ -116,8 +116,10 @@ def _write_side(
     staging.save(layout.side_file(run.name, "ids"), plan.ids)
     staging.save(layout.side_file(run.name, "moments"), moments.result())
     staging.save(layout.side_file(run.name, "last_seen"), plan.last_seen(inputs.number, run.held))
-    _write_anchors(staging, file, inputs, run, config)
-    since_start = _write_start(staging, file, inputs, run)
+    chosen = choose(plan.ids, config.space.anchors.rows)
+    ids, live = plan.ids[chosen], plan.live[chosen]
+    write_anchors(staging, run, ids, chosen, live, file.array, inputs.update, config.threads)
+    since_start = write_start(staging, run.name, inputs.parent, plan.ids, plan.live, file.array)
     drift, change = (None, RowChange()) if drift_meter is None else drift_meter.result()
     return WrittenSide(
         vectors=file.array,
@@ -132,7 +134,7 @@ def _write_side(
 def _write_table(
     staging: Staging, inputs: Inputs, run: TableRun, part: SideFit, digests: list[Digest], config: Config
 ) -> WrittenSide:
-    """Have the run's engine write a side."""
+    """Write a side with the run's engine."""
     inverse = _parent_inverse(inputs, run.name)
     written = write_table(staging, run, part, inverse, inputs.number, inputs.update, config)
     table = written.table
@@ -148,7 +150,7 @@ def _write_table(
     )
 
 
-def _drift_meter(inputs: Inputs, run: SideRun) -> DriftMeter | None:
+def _drift_meter(inputs: Inputs, run: LocalRun) -> DriftMeter | None:
     if inputs.parent is None:
         return None
     inverse = _parent_inverse(inputs, run.name)
@@ -164,7 +166,7 @@ def _parent_inverse(inputs: Inputs, name: SideName) -> Float64 | None:
     return maps.inverse(name) if comparable else None
 
 
-def _carry(file: ArrayFile, inputs: Inputs, run: SideRun) -> None:
+def _carry(file: ArrayFile, inputs: Inputs, run: LocalRun) -> None:
     """Copy the parent's vectors of absent ids."""
     if inputs.parent is None:
         return
@@ -173,31 +175,3 @@ def _carry(file: ArrayFile, inputs: Inputs, run: SideRun) -> None:
     for start in range(0, len(run.plan.carried), step):
         part = slice(start, start + step)
         file.put(as_slice(run.plan.carried[part]), vectors[as_slice(run.plan.carried_from[part])])
-
-
-def _write_anchors(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun, config: Config) -> None:
-    plan = run.plan
-    rows = choose(plan.ids, config.space.anchors.rows)
-    ids, live = plan.ids[rows], plan.live[rows]
-    ids_name, vectors_name = layout.reference_files("anchors", run.name)
-    staging.save(ids_name, ids)
-    staging.save(layout.ages_file(run.name), advance_ages(ids, live, run.anchors))
-    target = staging.array(vectors_name, (len(rows), inputs.dimension), np.float32)
-    advance(target.put, inputs.dimension, ids, file.array, rows, live, run.anchors, inputs.update, config.threads)
-
-
-def _write_start(staging: Staging, file: ArrayFile, inputs: Inputs, run: SideRun) -> float | None:
-    """Copy the start sample, or create it; return the mean cosine of its live rows with those of the start."""
-    ids_name, vectors_name = layout.reference_files("start", run.name)
-    if inputs.parent is None:
-        rows = sample(run.plan.ids, START_ROWS)
-        staging.save(ids_name, run.plan.ids[rows])
-        staging.save(vectors_name, file.array[rows])
-        return None
-    ids, vectors = inputs.parent.reference("start", run.name)
-    staging.save(ids_name, ids)
-    staging.save(vectors_name, vectors)
-    rows = positions_in(ids, run.plan.ids)
-    there = np.flatnonzero(rows >= 0)
-    there = there[run.plan.live[rows[there]]]
-    return mean(row_cosines(file.array[rows[there]].astype(np.float64), vectors[there].astype(np.float64)))

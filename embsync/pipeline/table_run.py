@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embsync.alignment.anchors import AnchorSide, AnchorUpdate, advance, advance_ages
-from embsync.alignment.drift import mean
+from embsync.alignment.anchors import AnchorSide, AnchorUpdate, choose
 from embsync.alignment.gram import Pairing, SideSums, sum_side, triangular_factor
 from embsync.alignment.preservation import Residual
 from embsync.alignment.two_pass import SideFit
@@ -16,13 +15,13 @@ from embsync.dtypes import Array, Float64, Int64, UInt64
 from embsync.engines.protocol import Engine, Kept, Mapping, SideTable, SideTotals, TakenRows, WrittenPart, WrittenTable
 from embsync.errors import SnapshotError, UsageError
 from embsync.file_hashes import FileEntry
-from embsync.ids import positions_in, sample
+from embsync.ids import positions_in
 from embsync.manifest import PartFile, RowCounts
+from embsync.pipeline.references import anchors_of, pair, write_anchors, write_start
 from embsync.pipeline.run_sides import SAMPLED, START_ROWS, Sampled, part_files, reject_other_ids
 from embsync.reader import Version
-from embsync.rows import ArrayRows, row_numbers
+from embsync.rows import ArrayRows
 from embsync.sides import SideName
-from embsync.similarity import row_cosines
 from embsync.snapshots import IdentifiedSide, SnapshotSide, StoredColumns, side_digest
 from embsync.store import layout
 from embsync.store.staging import Staging
@@ -37,12 +36,12 @@ class TableInput:
     table : SideTable
     totals : SideTotals
     taken : TakenRows
-        Those with an anchor, and the sampled ones.
+        Rows with an anchor, and the sampled rows.
     pairing : Pairing or None
         Of the taken rows.
     rate : float
     sampled : (s,) int64
-        Positions of the sampled rows among those taken.
+        Positions of the sampled rows among the taken ones.
     """
 
     table: SideTable
@@ -58,7 +57,7 @@ class TableInput:
         return self.table.width
 
     def sums(self, threads: int) -> SideSums:
-        """Return the sums of all rows, those with the anchors from the rows taken."""
+        """Return the sums over all rows; those with the anchors are computed from the taken rows."""
         rows = ArrayRows(self.taken.vectors)
         found = sum_side(rows, self.pairing, sampled=self.sampled, name=self.table.name, threads=threads)
         return replace(found, rows=self.totals.rows, gram=self.totals.gram, zero_rows=self.totals.zero_rows)
@@ -77,7 +76,7 @@ class TableDigest:
     sums: UInt64
 
     def hexdigest(self) -> str:
-        """Return the digest, which is that of the same rows read here."""
+        """Return the digest, equal to that of the same rows read by this process."""
         table = self.table
         kind = table.dtype.newbyteorder("<").str
         return side_digest(table.name, kind, table.width, self.rows, self.sums, weighted=False, strings=table.strings)
@@ -94,12 +93,12 @@ class TableRun:
     ----------
     name : str
     side : SnapshotSide
-        Of the snapshot, by its headers.
+        The side of the snapshot, from the headers of its files.
     engine : Engine
     counts : RowCounts
     fitted : TableInput
     anchors : AnchorSide or None
-        The parent's.
+        The parent's anchors.
     parent : Version or None
     before : SideTable or None
         The parent's side.
@@ -126,7 +125,7 @@ class TableRun:
 
     @property
     def id_bytes(self) -> int:
-        """Bytes of an id, of strings the longest that were taken."""
+        """Bytes of an id; for strings, of the longest among the taken rows."""
         return self.fitted.taken.ids.dtype.itemsize
 
     @property
@@ -157,9 +156,9 @@ def table_run(
     Raises
     ------
     SnapshotError
-        A row is ill-formed, ids repeat, or are of a different type from the store's.
+        A row is ill-formed, an id occurs twice, or the ids are of a different type from the store's.
     UsageError
-        The users are stored as the engine does not read them.
+        The users are stored in a format that the engine does not read.
     """
     table = engine.snapshot("users", readable(side, config), side.source, side.width)
     if known is not None and known.record.users is not None:
@@ -171,20 +170,15 @@ def table_run(
     _require_all_rows(side, totals)
     counts = table.count(before, kept)
     wanted = table.sample_ids(max(SAMPLED, config.index.sample_queries))
-    anchors, recent, known_rows = None, None, TakenRows(wanted[:0], np.empty((0, 0), np.float32), np.empty(0, np.int64))
+    anchors, known_rows = None, TakenRows(wanted[:0], np.empty((0, 0), np.float32), np.empty(0, np.int64))
     if parent is not None and before is not None:
-        anchor_ids, vectors = parent.reference("anchors", "users")
-        rate = len(anchor_ids) / max(_rows(parent), 1)
-        anchors = AnchorSide(anchor_ids, vectors, rate, ages=parent.anchor_ages("users"))
-        needed = np.asarray(anchor_ids) if update.policy == "two_time_scales" else wanted[:0]
+        anchors = anchors_of(parent, "users")
+        needed = np.asarray(anchors.ids) if update.policy == "two_time_scales" else wanted[:0]
         known_rows = before.take(_union(needed, wanted))
-        recent = known_rows
     taken = table.take(wanted if anchors is None else _union(np.asarray(anchors.ids), wanted))
     pairing, rate = None, 1.0
-    if anchors is not None and recent is not None:
-        places = row_numbers(positions_in(taken.ids, anchors.ids), len(anchors.ids))
-        reference = anchors.reference_of_version(update, places, recent.ids, recent.vectors)
-        pairing, rate = Pairing.of(places, reference, anchors.ids), anchors.rate
+    if anchors is not None:
+        pairing, rate = pair(taken.ids, anchors, update, known_rows.ids, known_rows.vectors), anchors.rate
     fitted = TableInput(table, totals, taken, pairing, rate, positions_in(wanted, taken.ids))
     return TableRun("users", side, engine, counts, fitted, anchors, parent, before, known_rows, kept)
 
@@ -201,23 +195,19 @@ def _require_all_rows(side: SnapshotSide, totals: SideTotals) -> None:
         )
 
 
-def _rows(version: Version) -> int:
-    return 0 if version.record.users is None else version.record.users.rows
-
-
 def _union(first: Array, second: Array) -> Array:
     return np.union1d(first, second) if len(first) else second
 
 
 def readable(side: SnapshotSide, config: Config) -> StoredColumns:
-    """Return where the users are stored, before an engine is started.
+    """Return the files and columns of the users, before an engine is started.
 
     Raises
     ------
     SnapshotError, UsageError
-        The engine does not read them.
+        The engine does not read their type or format.
     """
-    # The files of a Delta table have rows that its log says are deleted.
+    # Files of a Delta table may contain rows that its log marks as deleted.
     stored = StoredColumns.of(side) if isinstance(side, IdentifiedSide) and side.ordered else None
     if stored is None or stored.kind != "parquet" or config.snapshot.weight_column is not None:
         of_parquet = stored is not None and stored.kind == "parquet"
@@ -283,10 +273,10 @@ def write_table(
     update: AnchorUpdate,
     config: Config,
 ) -> WrittenUsers:
-    """Have the engine write the users' part files; write their anchors, start sample and moments."""
+    """Write the users' part files with the engine; write their anchors, start sample and moments."""
     mapping = Mapping(part.map, part.scale, number, run.kept, inverse, run.sampled_ids)
     with Staging(staging.path.parent) as scratch:
-        # Executors write beside the version: what a late attempt leaves can never be among the version's files.
+        # Executors write to another directory, so that leftovers of a late attempt are never among the version's files.
         found = run.fitted.table.write(run.before, mapping, scratch.path)
         parts = [_adopt(staging, one, number_) for number_, one in enumerate(found.parts)]
     files = [staging.path / one.file for one in parts]
@@ -295,42 +285,16 @@ def write_table(
     ids = table.sample_ids(max(config.space.anchors.rows, START_ROWS))
     start = None if run.parent is None else run.parent.reference("start", run.name)
     taken = table.take(ids if start is None else _union(np.asarray(start[0]), ids))
-    _write_anchors(staging, run, taken, ids[sample(ids, config.space.anchors.rows)], number, update)
-    since_start = _write_start(staging, run, taken, ids, number)
+    live = taken.last_seen == number
+    anchor_ids = ids[choose(ids, config.space.anchors.rows)]
+    rows = positions_in(anchor_ids, taken.ids)
+    write_anchors(staging, run, anchor_ids, rows, live[rows], taken.vectors, update, config.threads)
+    since_start = write_start(staging, run.name, run.parent, taken.ids, live, taken.vectors)
     residual = Residual(part.sums.gram, found.cross, found.own)
     return WrittenUsers(found, residual, parts, since_start)
 
 
 def _adopt(staging: Staging, part: WrittenPart, number: int) -> PartFile:
-    file = f"users/part-{number:05d}.parquet"
+    file = layout.part_file("users", number)
     staging.adopt(part.path, FileEntry(file, part.bytes, part.sha256))
     return PartFile(file=file, rows=part.rows, first=part.first, last=part.last)
-
-
-def _write_anchors(
-    staging: Staging, run: TableRun, taken: TakenRows, ids: Array, number: int, update: AnchorUpdate
-) -> None:
-    rows = positions_in(ids, taken.ids)
-    live = taken.last_seen[rows] == number
-    ids_name, vectors_name = layout.reference_files("anchors", run.name)
-    staging.save(ids_name, ids)
-    staging.save(layout.ages_file(run.name), advance_ages(ids, live, run.anchors))
-    target = staging.array(vectors_name, (len(rows), taken.vectors.shape[1]), np.float32)
-    advance(target.put, taken.vectors.shape[1], ids, taken.vectors, rows, live, run.anchors, update)
-
-
-def _write_start(staging: Staging, run: TableRun, taken: TakenRows, ids: Array, number: int) -> float | None:
-    """Copy the start sample, or create it; return the mean cosine of its live rows with those of the start."""
-    ids_name, vectors_name = layout.reference_files("start", run.name)
-    if run.parent is None:
-        first = ids[sample(ids, START_ROWS)]
-        staging.save(ids_name, first)
-        staging.save(vectors_name, taken.vectors[positions_in(first, taken.ids)])
-        return None
-    names, vectors = run.parent.reference("start", run.name)
-    staging.save(ids_name, names)
-    staging.save(vectors_name, vectors)
-    rows = positions_in(names, taken.ids)
-    there = np.flatnonzero(rows >= 0)
-    there = there[taken.last_seen[rows[there]] == number]
-    return mean(row_cosines(taken.vectors[rows[there]].astype(np.float64), vectors[there].astype(np.float64)))

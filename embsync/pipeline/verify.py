@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from embsync.alignment.preservation import Residual, map_error, residual_of, score_error
-from embsync.checks import SCORE_ERROR_LIMITS
+from embsync.checks import CHECKS
 from embsync.config import Config
 from embsync.dtypes import Array, Float32, Float64
 from embsync.errors import EmbsyncError, StoreDamaged
 from embsync.file_hashes import HASHED_AT_ONCE
+from embsync.limits import Relative
 from embsync.manifest import FORMAT_OF_PARTS
-from embsync.pipeline.progress import Progress, Stage, WatchedRows, silent
+from embsync.pipeline.watched_rows import WatchedRows
+from embsync.progress import Progress, Stage, silent
 from embsync.reader import Version
 from embsync.reader.side import Side
 from embsync.rows import as_slice
@@ -65,13 +67,15 @@ def verify(store: Store, version: Version, config: Config, progress: Progress = 
     try:
         path = _snapshot_path(store, version, config)
         if path is None:
-            note = "the snapshot is gone: the certificate was not recomputed"
+            note = "the snapshot is not on this host: the certificate was not recomputed"
         else:
             measured = _recompute(version, path, config, progress)
             source = str(path)
             note = None if measured is not None else "the snapshot has changed: the certificate was not recomputed"
     except EmbsyncError as error:
         note = f"the certificate was not recomputed: {error}"
+    limit = CHECKS["score_error"].refuse
+    assert isinstance(limit, Relative)
     return Verification(
         version=version.number,
         files=len(version.record.files),
@@ -80,7 +84,7 @@ def verify(store: Store, version: Version, config: Config, progress: Progress = 
         score_error=measured,
         snapshot=source if measured is not None else None,
         note=note,
-        limit=SCORE_ERROR_LIMITS[1] + version.record.alignment.truncation_loss,
+        limit=limit.at({"truncation_loss": version.record.alignment.truncation_loss}),
     )
 
 
@@ -113,7 +117,7 @@ def _snapshot_path(store: Store, version: Version, config: Config) -> Path | Non
 
 
 def _wrong_rows(version: Version) -> list[str]:
-    """Return what is wrong with rows of part files that have their hashes: writers on other machines made them."""
+    """Return what is wrong with rows of part files whose hashes match: other machines may have written wrong rows."""
     users, counts = version.users, version.record.users
     if version.record.format != FORMAT_OF_PARTS or users is None or counts is None:
         return []
@@ -134,8 +138,8 @@ def _wrong_rows(version: Version) -> list[str]:
 class _WrittenRows:
     """Published vectors in the order of a snapshot's rows; safe to use from several threads.
 
-    Of part files, rows in another order are read for many blocks at once, as nearly every row group has some of each
-    block: 1 million rows x 64 in random order took 54 seconds block by block.
+    From part files, rows in another order are read for many blocks at once, since nearly every row group has some rows
+    of each block: 1 million rows x 64 in random order took 54 seconds block by block.
     """
 
     def __init__(self, vectors: Float32, rows: Array) -> None:
@@ -160,7 +164,7 @@ class _WrittenRows:
     def _at_once(self, step: int) -> Array:
         with self._lock:
             if step not in self._read:
-                while len(self._read) > 1:  # two, since blocks are read side by side
+                while len(self._read) > 1:  # two, since blocks are read in parallel
                     del self._read[min(self._read)]
                 start = step * self._step
                 self._read[step] = self._vectors[self._rows[start : start + self._step]]

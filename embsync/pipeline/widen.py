@@ -14,7 +14,6 @@ from embsync.errors import NotFoundError, StoreError, UsageError
 from embsync.ids import sample
 from embsync.index import check_factory, estimate_bytes, refresh
 from embsync.manifest import FORMAT_OF_PARTS, IndexReport, Manifest, RowCounts, Seconds
-from embsync.pipeline import record
 from embsync.pipeline.lineage import save_lineage
 from embsync.pipeline.parent import ParentCheck
 from embsync.pipeline.second_pass import save_maps
@@ -24,6 +23,7 @@ from embsync.rows import block_rows
 from embsync.store import Store, layout
 from embsync.store.durable import storage_errors
 from embsync.store.journal import Event
+from embsync.store.records import timestamp
 from embsync.store.staging import Staging
 
 
@@ -49,7 +49,7 @@ def widen(store: Store, dimension: int, config: Config) -> Manifest:
             with storage_errors(store.root), store.stage(_estimate(parent, dimension, config)) as staging:
                 vectors = _copy(staging, parent, number, dimension)
                 report = _index(staging, parent, vectors, config)
-                created = record.created()
+                created = timestamp()
                 save_lineage(staging, store, parent, number, created)
                 manifest = _manifest(parent, number, dimension, created, report, staging, time.perf_counter() - began)
                 check.require()
@@ -149,8 +149,7 @@ def _manifest(
         dimension=dimension,
         created=created,
         parent=parent.number,
-        items=_same_rows(parent.record.items),
-        users=None if parent.record.users is None else _same_rows(parent.record.users),
+        **vars(parent.record.sides.map(_same_rows)),
         drift=None,
         index=report,
         checks=[],

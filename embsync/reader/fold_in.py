@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 Method = Literal["ridge", "mean", "nearest"]
 
-#: Multiple of the mean row energy. Recall of a new user's next ratings from 5 liked books: 0.276 (10: 0.281, none:
-#: 0.242); of the model's own best items: 0.48 (10: 0.44, 0.01: 0.49). See docs/how-to/cold-start.md.
+#: Multiple of the mean row energy. Recall of a new user's next ratings from 5 liked books: 0.276 (with 10: 0.281, with
+#: none: 0.242); of the model's own best items: 0.48 (with 10: 0.44, with 0.01: 0.49). See docs/how-to/cold-start.md.
 REGULARIZATION = 1.0
-#: Trained rows whose mean replaces an untrained one; 20 to 100 differ by less than the error of measurement.
+#: Number of trained rows whose mean replaces an untrained one; 20 to 100 differ by less than the measurement error.
 NEIGHBOURS = 30
 #: Largest condition number of a Gram matrix that is solved directly: leaves four of float64's sixteen digits.
 _CONDITION = 1e12
@@ -118,7 +118,7 @@ def _check(how: FoldIn) -> None:
         raise UsageError("unknown fold-in method", found=repr(how.method), expected=", ".join(get_args(Method)))
     if how.regularization is not None and not (np.isfinite(how.regularization) and how.regularization > 0):
         raise UsageError(
-            "regularization is not a multiple of the mean row energy",
+            "regularization is not a positive number",
             found=how.regularization,
             expected="a number above 0",
         )
@@ -131,7 +131,7 @@ def _is_single(ids: Any) -> bool:
 
 
 def _vectors(other: Side, arrays: list[Array], missing: str) -> tuple[Float64, Array]:
-    """Return the rows of all lists, concatenated, and which are known."""
+    """Return the vectors of all ids of all lists, concatenated, and which of the ids are known."""
     flat: Any = np.concatenate([one for one in arrays if len(one)] or [np.empty(0, np.int64)])
     rows = other.rows(flat)
     known = rows >= 0
@@ -160,7 +160,7 @@ def _weights(weights: Any, lists: list[Any]) -> Float64:
     wrong = ~np.isfinite(flat) | (flat == 0)
     if wrong.any():
         raise UsageError(
-            "weights are not finite and nonzero",
+            "weights must be finite and nonzero",
             found=str(flat[wrong][:1]),
             expected="finite and not 0: leave out neutral interactions",
         )

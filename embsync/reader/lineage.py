@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from embsync.reader.given_ids import Ids
     from embsync.reader.side import Side
 
-#: The largest age: a number of versions, or a time such as ``"36h"``.
+#: The largest age: a number of versions, or a duration such as ``"36h"``.
 MaxAge: TypeAlias = int | str | dt.timedelta
 
-_FORM = f"a number of versions from 0, or a time: {durations.FORM}"
+_FORM = f"a number of versions, at least 0, or a duration: {durations.FORM}"
 
 
 @dataclass(frozen=True)
@@ -50,30 +50,30 @@ class Lineage:
         """Return when versions were made, as datetime64[s].
 
         NaT for versions that are not in the lineage or whose time is unknown. Times are not later than that of the
-        last version: after a clock was set back, later ones are cut to it.
+        last version: after a clock was set back, later ones are clipped to it.
         """
         places = np.minimum(np.searchsorted(self.numbers, versions), len(self.numbers) - 1)
         found = np.where(self.numbers[places] == versions, self.times[places], np.datetime64("NaT", "s"))
         return np.asarray(np.minimum(found, self.times[-1]))
 
     def seconds(self, versions: Int64) -> Int64:
-        """Return how many seconds before the last version of the lineage versions were made, -1 if unknown."""
+        """Return how many seconds before the last version of the lineage each version was made, -1 if unknown."""
         passed = self.times[-1] - self.times_of(versions)
         return np.where(np.isnat(passed), -1, passed.astype(np.int64))
 
     def is_within(self, versions: Int64, limit: int | dt.timedelta) -> Bool:
-        """Return which versions have at most this age; a version whose time is unknown is older than any time.
+        """Return which versions have at most this age; a version whose time is unknown is older than any duration.
 
         Raises
         ------
         UsageError
-            The limit is a time, and the version does not have the times of its ancestors.
+            The limit is a duration, and the version does not have the times of its ancestors.
         """
         if isinstance(limit, int):
             return np.asarray(self.ages(versions) <= limit)
         if not self.is_timed:
             raise UsageError(
-                "max_age is a time, but this version does not have the times of earlier ones",
+                "max_age is a duration, but this version does not have the times of earlier ones",
                 found=f"version {self.numbers[-1]}, of an earlier release",
                 expected="a number of versions",
                 hint="the next published version will have the times",
@@ -83,7 +83,7 @@ class Lineage:
 
 
 def age_limit(given: MaxAge, where: str = "max_age") -> int | dt.timedelta:
-    """Return an age limit as a number of versions or a length of time; text with only digits is a number of versions.
+    """Return an age limit as a number of versions or a duration; text with only digits is a number of versions.
 
     Raises
     ------
@@ -115,11 +115,11 @@ class LastSeen:
     ages : list of int or None
         Versions ago.
     versions : list of int or None
-        The last version with the id live.
+        The last version in which the id was live.
     times : list of str or None
         When that version was made, RFC 3339 UTC as in the manifest.
     seconds : list of int or None
-        How long before this version.
+        Seconds from then to the time of this version.
     """
 
     ages: list[int | None]

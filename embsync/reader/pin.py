@@ -5,19 +5,13 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from embsync.errors import NotFoundError, StoreBusy, StoreDamaged, StoreError
+from embsync.errors import ForeignSpace, NotFoundError, StoreBusy, StoreDamaged
 from embsync.reader.version import Version
 from embsync.store import layout
 
 #: A version can be pruned between reading the link and pinning it only when a newer one was published
-#: meanwhile; this many in a row have another cause.
+#: meanwhile; this many failures in a row have another cause.
 _ATTEMPTS = 100
-
-
-class ForeignSpace(StoreError):
-    """The version is not in the requested space; their vectors must never be compared."""
-
-    http_status = 409
 
 
 def open_version(root: Path, number: int | None = None, *, indexed: bool = True) -> Version:
@@ -31,7 +25,7 @@ def open_version(root: Path, number: int | None = None, *, indexed: bool = True)
         The version is damaged.
     """
     if number is not None:
-        with contextlib.suppress(StoreDamaged):  # the version may be intact
+        with contextlib.suppress(StoreDamaged):  # the requested version may be intact
             layout.named_number(root)
     for _ in range(_ATTEMPTS):
         wanted = layout.current_number(root) if number is None else number
@@ -56,6 +50,7 @@ def require_space(version: Version, space_id: str | None) -> None:
     Raises
     ------
     ForeignSpace
+        The version is in another space.
     """
     if space_id is not None and version.space_id != space_id:
         raise ForeignSpace(

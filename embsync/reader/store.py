@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from embsync.errors import ForeignSpace
 from embsync.file_hashes import Stopped
 from embsync.reader.follower import Follower, OnError
-from embsync.reader.pin import ForeignSpace, open_version, require_space
+from embsync.reader.pin import open_version, require_space
 from embsync.reader.version import Version
 from embsync.store import layout
 from embsync.store.locks import identity

@@ -21,7 +21,7 @@ from embsync.reader.movement import Movement, movement
 from embsync.reader.search import Filter, Filters, Query, narrowed, of_known, stable_queries
 from embsync.reader.side import Side
 from embsync.reader.version_files import FLOAT32, FLOAT64, IDS, INTEGER, VersionFiles
-from embsync.sides import SideName, Sides
+from embsync.sides import NAMES, SideName, Sides
 from embsync.store import layout
 
 SpaceName = Literal["stable", "snapshot"]
@@ -50,7 +50,7 @@ class Version(VersionFiles):
     """
 
     def open_files(self) -> None:
-        """Map the files for search, lookup and fold-in, so that the first query is as fast as the next.
+        """Map the files for search, lookup and fold-in, so that the first query is as fast as later ones.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Version(VersionFiles):
 
     @property
     def sides(self) -> Sides[Side]:
-        """Items and, perhaps, users."""
+        """The items and, unless the store is one-sided, the users."""
         return Sides(self.items, self.users)
 
     def side(self, name: SideName) -> Side:
@@ -103,7 +103,7 @@ class Version(VersionFiles):
         Parameters
         ----------
         ids : (n,) integers or strings
-            Item ids, of the type that the store has.
+            Item ids, of the store's type.
         names : sequence of str, optional
             The labels; default: all.
 
@@ -123,9 +123,8 @@ class Version(VersionFiles):
     def transform(self) -> Maps:
         """The maps between raw vectors of this version's snapshot and the space."""
         shape = (self.record.snapshot.width, self.record.dimension)
-        users = None if self.record.users is None else self._map("transform/users.npy", FLOAT64, shape)
-        items = self._map("transform/items.npy", FLOAT64, shape)
-        return Maps(Transform(items, users, self._map(layout.SINGULAR_VALUES, FLOAT64, (None,))))
+        maps = self.record.sides.map(lambda _, name: self._map(f"transform/{name}.npy", FLOAT64, shape), NAMES)
+        return Maps(Transform(maps.items, maps.users, self._map(layout.SINGULAR_VALUES, FLOAT64, (None,))))
 
     @cached_property
     def searcher(self) -> index.Searcher:
@@ -137,7 +136,7 @@ class Version(VersionFiles):
 
     @cached_property
     def matches(self) -> Callable[[str, Frozen], Bool]:
-        """What finds the rows that meet a condition on a label, and remembers those of the last conditions."""
+        """A function that finds the rows that meet a condition on a label, with an LRU cache."""
         return remembered(self.labels, self.record.items.rows)
 
     def search(
@@ -159,13 +158,13 @@ class Version(VersionFiles):
         queries : (q, d) or (d,) array
             User vectors (item-like vectors on a one-sided store).
         k : int
-            Neighbours per query, at most the live items that may be found.
+            Neighbours per query, at most the number of live items that may be found.
         space : {"stable", "snapshot"}
             The basis of the queries: the stable space, or the raw basis of a snapshot.
         snapshot : Version, optional
             The version whose snapshot has the basis of raw queries; default: this one.
         allowed, blocked : ids, or a list with ids or None for each query, optional
-            Only these items may be found, or these must not be. Ids that are not items of this version are ignored.
+            Only these items may be found; these must not be found. Ids that are not items of this version are ignored.
         where : mapping, optional
             Conditions on labels, all of which must hold: a value, a list of alternatives, or an inclusive range of
             numbers ``{"min": 5, "max": 20}``, with either bound optional. None is null.
@@ -182,7 +181,8 @@ class Version(VersionFiles):
         Raises
         ------
         UsageError
-            Queries of another width or with NaN, k below 1, unknown parameters, labels, or values of another type.
+            Queries of the wrong width or with NaN, ``k`` below 1, unknown parameters or labels, or values of the wrong
+            type.
         """
         vectors = stable_queries(self, queries, space, snapshot)
         filters = Filters(allowed, blocked, matching(self, where))
@@ -311,7 +311,7 @@ class Version(VersionFiles):
         ids : sequence of int or str
             Ids of that side.
         side : {"items", "users"}
-            Whose ids these are.
+            The side of ``ids``.
         missing : {"raise", "nan"}
             For an id that is not in this version: an error, or NaN.
 
@@ -325,7 +325,7 @@ class Version(VersionFiles):
         NotFoundError
             An id is unknown and ``missing`` is "raise".
         UsageError
-            Ids of the wrong type, no such side.
+            Ids of the wrong type, or there is no such side.
         """
         versions = self.path.parent
         return movement(self, layout.version_numbers(versions), self._sibling, side, ids, missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +13,8 @@ import numpy as np
 
 from embsync.dtypes import Array, Float64, Int64
 from embsync.errors import EmbsyncError, NotFoundError, StoreError
-from embsync.manifest import Manifest
-from embsync.measurements import Moved
+from embsync.manifest import Manifest, RowCounts
+from embsync.measurements import Moved, SideFitRecord
 from embsync.progress import Progress, silent
 from embsync.reader import Version, open_version
 from embsync.reader.side import Side
@@ -33,14 +34,14 @@ from embsync.similarity import row_cosines
 from embsync.store.contents import StoreContents
 from embsync.store.journal import Event
 
-#: Neighbours shown of each item that moved.
+#: Number of neighbours shown of each item that moved.
 NEIGHBOURS = 5
-#: Items that moved most, as many as can be told apart on a map.
+#: Number of items that moved most: as many as can be distinguished on a map.
 MOVED = 8
 _EVENTS = 20
-#: Items on the map, at least half as many where there are more.
+#: Number of items on the map where more are read: at least this, and less than twice this.
 _DOTS = 4000
-#: Labels that name an item, in this order; else the first one of strings.
+#: Labels that name an item, in order of preference; otherwise the first label of strings.
 _NAMES = ("title", "name", "label")
 
 
@@ -48,7 +49,7 @@ class OpenVersion(Protocol):
     """Pins a kept version by number."""
 
     def __call__(self, number: int, *, searched: bool = False) -> Version:
-        """Pin it; with ``searched`` its index will be searched."""
+        """Pin the version; with ``searched``, its index will be searched."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class KeptVersions:
 
     @classmethod
     def of(cls, root: Path) -> KeptVersions:
-        """Return those of a store on disk, none of whose files is hashed."""
+        """Return the kept versions of a store on disk; their files are not hashed."""
         contents = StoreContents(root)
 
         def opened(number: int, *, searched: bool = False) -> Version:
@@ -90,7 +91,7 @@ class _Collected:
 
 
 def of_store(root: Path, number: int | None = None, progress: Progress = silent) -> ReportFigures:
-    """Return the figures of a version of a store, by default the current one; of a store without versions its events.
+    """Return the figures of a version, by default the current one; without versions, only events and deliveries.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def of_store(root: Path, number: int | None = None, progress: Progress = silent)
 def of_version(
     version: Version, progress: Progress = silent, kept: KeptVersions | None = None, *, vectors: bool = True
 ) -> ReportFigures:
-    """Return the figures of an open version; its parent and other kept versions are opened for as long as it takes.
+    """Return the figures of an open version; its parent and other kept versions are opened temporarily.
 
     Parameters
     ----------
@@ -164,7 +165,7 @@ def _recorded(collected: _Collected) -> ReportFigures:
 
 
 def _from_vectors(collected: _Collected, moved_ids: Array, progress: Progress) -> dict[str, Any]:
-    """Return the figures for which vectors are read."""
+    """Return the figures that are computed from vectors."""
     version, parent = collected.version, collected.parent
     progress("vectors", 0.2)
     popular, reason = popular_rows(version)
@@ -184,7 +185,7 @@ def _last(events: list[Event]) -> tuple[Event, ...]:
 
 
 def _manifests(collected: _Collected) -> tuple[list[Manifest], tuple[int, ...]]:
-    """Return the manifests of the kept versions, this one's among them, and the numbers of those that are damaged."""
+    """Return the manifests of the kept versions, including this one's, and the numbers of the versions with damage."""
     found, damaged = {collected.version.number: collected.version.record}, []
     for number in collected.kept.numbers():
         if number not in found:
@@ -240,7 +241,7 @@ class _SideReads:
 
 
 def _common(side: Side, before: Side, rows: Int64) -> tuple[Int64, Int64]:
-    """Return those of some live rows whose ids are live in both versions, with their rows in the earlier one."""
+    """Return those of the given live rows whose ids are live in both versions, and their rows in the earlier one."""
     old = before.rows(side.ids[rows])
     both = (old >= 0) & before.live[np.maximum(old, 0)]
     return rows[both], old[both]
@@ -251,17 +252,12 @@ def _cosines(collected: _Collected, items: _SideReads) -> Sides[CosineFigures] |
     if parent is None:
         return None
     users = _SideReads(version, parent, "users") if version.users is not None and parent.users is not None else None
-    fit = version.record.alignment
-    return Sides(
-        _cosines_of(version, parent, items, version.record.items.common, fit.items.cosine_mismatched),
-        None
-        if users is None or version.record.users is None or fit.users is None
-        else _cosines_of(version, parent, users, version.record.users.common, fit.users.cosine_mismatched),
-    )
+    record = version.record
+    return Sides(items, users).map(partial(_cosines_of, version, parent), record.sides, record.alignment.sides)
 
 
 def _cosines_of(
-    version: Version, parent: Version, reads: _SideReads, common: int, mismatched: float | None
+    version: Version, parent: Version, reads: _SideReads, counts: RowCounts, fit: SideFitRecord
 ) -> CosineFigures:
     assert reads.before is not None
     now, then = reads.now.at(reads.common), reads.before.at(reads.common_before)
@@ -272,7 +268,7 @@ def _cosines_of(
         name = reads.side.name
         raw = row_cosines(then @ old_maps.inverse(name), now @ maps.inverse(name))
         raw = raw[~np.isnan(raw)]
-    return CosineFigures(common, stable[~np.isnan(stable)], raw, mismatched)
+    return CosineFigures(counts.common, stable[~np.isnan(stable)], raw, fit.cosine_mismatched)
 
 
 def _map(
@@ -325,7 +321,7 @@ def _trails(
                     if other.space_id != version.space_id:
                         continue
                     vectors = other.items.lookup(moved_ids, "nan").astype(np.float64)
-            except EmbsyncError:  # pruned meanwhile, or damaged, which the history says
+            except EmbsyncError:  # pruned meanwhile, or damaged, which the history reports
                 continue
         columns.append((number, unit(vectors) @ found[: vectors.shape[1]]))
     numbers = np.array([number for number, _ in columns], np.int64)
@@ -334,7 +330,7 @@ def _trails(
 
 
 def _moved(collected: _Collected, ids: Array) -> tuple[MovedItem, ...]:
-    """Return what moved most with its neighbours in both versions, as far as their indexes can be searched."""
+    """Return the items that moved most, with their neighbours in both versions as far as indexes can be searched."""
     version, parent = collected.version, collected.parent
     if len(ids) == 0:
         return ()
@@ -370,7 +366,7 @@ def _named(version: Version, rows: Int64) -> tuple[NamedItem, ...]:
 
 
 def _labels(version: Version, ids: list[Any]) -> dict[Any, str]:
-    """Return the label that names each of some items, where there is one."""
+    """Return the label that names each item, by id; items without one are left out."""
     strings = [label.name for label in version.record.labels if label.kind == "string"]
     chosen = next((name for wanted in _NAMES for name in strings if name.lower() == wanted), next(iter(strings), None))
     if chosen is None or not ids:

@@ -36,14 +36,14 @@ def daemon_sentence(root: Path) -> str:
         found = msgspec.json.decode(data, type=_State)
         running = is_held(root / layout.DAEMON_LOCK)
     except (StoreError, *MALFORMED):
-        return "What the daemon is doing cannot be read."
+        return "The state of the daemon cannot be read."
     if not running:
         return f"The daemon is not running; it was {found.state} at {local(found.updated)}."
     more = f"; {plural(len(found.queue), 'snapshot')} waiting" if found.queue else ""
     held = ""
     if found.held is not None:
         held = f" Publishing is on hold{_because(found.held.get('reason'))}."
-    return f"The daemon is {found.state} since {local(found.since)}: {found.doing}{more}.{held}"
+    return f"The daemon has been {found.state} since {local(found.since)}: {found.doing}{more}.{held}"
 
 
 def _because(reason: str | None) -> str:

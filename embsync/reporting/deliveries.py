@@ -15,7 +15,7 @@ from embsync.store.locks import is_held
 from embsync.store.records import MALFORMED, read_record
 
 _FILE, _LOCK = "delivery.json", "delivery.lock"
-#: Names and errors of many sinks, and more.
+#: Bytes; more than the names and errors of many sinks take.
 _LONGEST = 16 * 1024**2
 
 
@@ -51,7 +51,7 @@ class Deliveries:
     sinks : dict
         By name.
     problem : str or None
-        Why its configuration could not be reloaded, or the file not be read.
+        Why the service's configuration could not be reloaded, or why its file cannot be read.
     """
 
     running: bool
@@ -61,7 +61,7 @@ class Deliveries:
 
 
 def deliveries(root: Path) -> Deliveries | None:
-    """Return what was last reported; None if nothing ever was."""
+    """Return the last report of a store's delivery service; None if there was never one."""
     try:
         data = read_record(root / _FILE, _LONGEST)
         if data is None:
@@ -73,13 +73,13 @@ def deliveries(root: Path) -> Deliveries | None:
 
 
 def delivery_table(found: Deliveries) -> Markup:
-    """Return the sinks, each with the version there, and why it is behind."""
+    """Return the sinks, each with its current version, and why it is behind."""
     if found.running:
         state = f"Reported at {local(found.updated)}."
     elif found.updated:
         state = f"No delivery is running; the last one reported at {local(found.updated)}."
     else:
-        state = "What was delivered is not known."
+        state = "The delivery status is unknown."
     problem = "" if found.problem is None else f" {found.problem}."
     rows = [
         [

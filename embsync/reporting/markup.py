@@ -8,7 +8,7 @@ from embsync.errors import one_line
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
     __slots__ = ()
 
@@ -21,24 +21,24 @@ Child = "Markup | str | int | float | None"
 
 
 def escaped(text: object) -> Markup:
-    """Return text that is safe between tags and in quoted attributes; control and direction characters are shown."""
+    """Return text that is safe between tags and in quoted attributes; control and direction characters are escaped."""
     return Markup(html.escape(one_line(str(text)), quote=True))
 
 
 def element(name: str, /, *children: object, **attributes: object) -> Markup:
     """Return an element; attributes of None are left out, and their names are written with ``_`` for ``-``."""
-    opening = "".join(
+    rendered = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
     if name in _VOID:
-        return Markup(f"<{name}{opening}>")
-    return Markup(f"<{name}{opening}>{joined(*children)}</{name}>")
+        return Markup(f"<{name}{rendered}>")
+    return Markup(f"<{name}{rendered}>{joined(*children)}</{name}>")
 
 
 def joined(*children: object) -> Markup:
-    """Return children one after another; None is left out, and lists are taken apart."""
+    """Return children one after another; None is left out, and lists are flattened."""
     parts = []
     for child in children:
         if isinstance(child, Markup):

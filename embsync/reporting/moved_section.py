@@ -29,7 +29,7 @@ def space_map(figures: ReportFigures) -> Iterator[Markup]:
 def _explained(found: MapFigures) -> str:
     text = (
         "Every dot is the direction of an item's vector. Axes and edges come from the sample with which the space "
-        "began: maps of all its versions can be laid one over the other. The two axes have "
+        "began: maps of all its versions can be overlaid. The two axes have "
         f"{percent(float(found.explained.sum()))} of the variance: items that are near on the map may be far apart in "
         "the space. "
         f"Diamonds are popular items: {found.popular_reason}. "

@@ -38,7 +38,7 @@ def document(figures: ReportFigures) -> str:
 
 
 def document_without_version(found: Verdict, advice: Markup | None) -> str:
-    """Return the page that a server has in place of a report as long as it serves no version."""
+    """Return the page that a server shows in place of a report while it serves no version."""
     links = joined(
         element("a", "Try again", href=""), " · ", element("a", "Start page", href="/"), ", which updates by itself"
     )
@@ -69,7 +69,7 @@ def style() -> Markup:
 
 
 def fragment(figures: ReportFigures) -> str:
-    """Return the page for a notebook: its style reaches nothing outside it."""
+    """Return the page for a notebook; its style affects nothing outside it."""
     return element(
         "div",
         style(),
@@ -128,10 +128,9 @@ def _tiles(figures: ReportFigures) -> Iterator[Markup]:
             )
     index = manifest.index
     yield tile("Index", figure(index.recall_at_10), f"recall; {index.factory}, {index.action}")
-    for name, rows in (("Items", manifest.items), ("Users", manifest.users)):
-        if rows is not None:
-            change = "" if manifest.parent is None else f"+{count(rows.new)} {MINUS}{count(rows.gone)}, "
-            yield tile(name, count(rows.live), f"{change}{count(rows.carried)} carried")
+    for name, rows in manifest.sides.named():
+        change = "" if manifest.parent is None else f"+{count(rows.new)} {MINUS}{count(rows.gone)}, "
+        yield tile(name.capitalize(), count(rows.live), f"{change}{count(rows.carried)} carried")
 
 
 def facts(figures: ReportFigures) -> Markup:
@@ -198,7 +197,7 @@ def _kept(figures: ReportFigures) -> str:
     assert history is not None
     text = f"{plural(len(history.manifests), 'version')} kept."
     if history.pruned:
-        text += f" {plural(history.pruned, 'earlier version')} pruned: figures of those are gone with them."
+        text += f" {plural(history.pruned, 'earlier version')} pruned: their figures are no longer available."
     if history.unreadable:
         text += f" Not readable: {', '.join(map(str, history.unreadable))}."
     return text

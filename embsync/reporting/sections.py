@@ -1,4 +1,4 @@
-"""The sections of a report: what each shows, and its text if a figure is not stored."""
+"""The sections of a report: what each shows, and its text if a figure is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHAPES = {"rebuilt": "square", "rotated": "circle", "reused": "diamond"}
 
 
 def panel(title: str, chart: Markup | None, *more: object, text: str = "") -> Markup:
-    """Return a picture with its title, what it shows, its legend and its numbers."""
+    """Return a chart with its title, what it shows, its legend and its numbers."""
     note = element("p", text, class_="note") if text else None
     return element("figure", element("figcaption", element("h3", title), note), chart, *more)
 
@@ -35,7 +35,7 @@ def before_and_after(figures: ReportFigures) -> Iterator[Markup]:
     if figures.cosines is None:
         yield absent(figures.missing.get("parent", "This version stored no drift."))
         return
-    for name, side in zip(("items", "users"), figures.cosines, strict=False):
+    for name, side in figures.cosines.named():
         yield _cosines(name, side, figures.parent)
 
 
@@ -79,7 +79,7 @@ def _quantiles(name: str, side: CosineFigures, raw: Float64 | None) -> Markup:
 
 
 def boundaries(history: VersionHistory) -> list[int]:
-    """Return the places of the versions that begin a new space, without the first."""
+    """Return the positions of the versions that begin a new space, without the first."""
     spaces = [manifest.space_id for manifest in history.manifests]
     return [place for place in range(1, len(spaces)) if spaces[place] != spaces[place - 1]]
 
@@ -88,8 +88,7 @@ def drift(figures: ReportFigures) -> Iterator[Markup]:
     """Yield drift over versions, against the previous version and against the start of the space."""
     history = figures.history
     assert history is not None
-    names = ["items"] + ([] if history.sides.users is None else ["users"])
-    sides = list(zip(names, history.sides, strict=True))
+    sides = list(history.sides.named())
     previous = [Line(f"{name}, stable", side.cosine, *_style(name, "")) for name, side in sides] + [
         Line(f"{name}, raw", side.cosine_raw, *_style(name, "raw")) for name, side in sides
     ]
@@ -257,11 +256,10 @@ def _recall_chart(history: VersionHistory) -> Markup:
 
 
 def churn(figures: ReportFigures) -> Iterator[Markup]:
-    """Yield ids that joined and left, by side."""
+    """Yield the numbers of new and gone ids, by side."""
     history = figures.history
     assert history is not None
-    names = ["items"] + ([] if history.sides.users is None else ["users"])
-    for name, side in zip(names, history.sides, strict=True):
+    for name, side in history.sides.named():
         first = np.array([one.parent is None for one in history.manifests])  # all ids are new there
         new, gone = np.where(first, np.nan, side.new), np.where(first, np.nan, side.gone)
         text = f"{count(_last(side.live))} live, {count(_last(side.carried))} carried"
@@ -300,5 +298,5 @@ def events(figures: ReportFigures) -> Markup:
 
 
 def grid(parts: Iterator[Markup]) -> Markup:
-    """Return pictures side by side where there is room."""
+    """Return charts side by side where there is room."""
     return element("div", joined(*parts), class_="grid")

@@ -27,14 +27,14 @@ from embsync.server.arrays import NPY
 from embsync.server.connections import ALL_HERE, Connections
 from embsync.server.context import JSON, Answer, RequestContext
 from embsync.server.endpoints import PAGES, QUERIES, RESOURCES, PageEndpoint, QueryEndpoint, Resource
-from embsync.server.errors import Refused
+from embsync.server.errors import FailureStatus, Refused
 from embsync.server.memory import MemoryBudget, Reservation
 from embsync.server.metrics import SHARED, Metrics
 from embsync.server.openapi import document
 from embsync.server.pages import HTML, without_version
 from embsync.server.queries import QUICK_BODY, QueryRequest, header
 from embsync.server.resources import WorkerState
-from embsync.server.responses import VERSION_HEADER, PiecesResponse, error_response, version_header
+from embsync.server.responses import VERSION_HEADER, PiecesResponse, error_response, unexpected_error, version_header
 from embsync.server.served_version import ServedVersion
 from embsync.server.settings import Settings
 from embsync.server.token import Token
@@ -49,17 +49,17 @@ _THREADS = 16
 _SOON = 0.2
 #: Seconds after which a body that is still arriving is dropped if another request needs its slot.
 _SLOW = 0.5
-#: Seconds that an answer without a thread may take, and for how long all requests are handled in threads after one
-#: took longer because pages of the version had to be read from the disk again.
+#: Seconds that an answer without a thread may take, and seconds for which all requests are handled in threads after one
+#: took longer because of major page faults: pages of the version were read from the disk again.
 _LONG, _RELIEF_SECONDS = 0.02, 1.0
-#: Key of the scope of a request that was decoded, and then needs a thread.
+#: Key of the scope under which a decoded request that needs a thread is stored.
 _ASKED = "embsync.asked"
 #: Number of Host headers whose validity is cached.
 _HOSTS = 64
 
 
 class Application:
-    """One worker's endpoints; ``leaving`` is set once a signal was received."""
+    """One worker's endpoints; ``leaving`` returns True once a signal was received."""
 
     def __init__(self, settings: Settings, leaving: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
@@ -78,7 +78,7 @@ class Application:
         self._answers_to = functools.lru_cache(_HOSTS)(settings.answers_to)
 
     def asgi(self) -> ASGIApp:
-        """Return the ASGI application; a query is answered without starlette's routing, which takes 0.03 ms."""
+        """Return the ASGI application; queries bypass starlette's routing, which takes 0.03 ms."""
         queries = {one.path: self._handled(self._query(one), one.path) for one in QUERIES}
         routes = [
             Route(one.path, queries[one.path], methods=["POST", "GET"] if one.get else ["POST"]) for one in QUERIES
@@ -90,7 +90,7 @@ class Application:
             lifespan=self._lifespan,
             exception_handlers={404: self._no_route, 405: self._no_route, Exception: self._unexpected},
         )
-        starlette.router.redirect_slashes = False  # a redirect would pass by host, token, count and version
+        starlette.router.redirect_slashes = False  # redirects would bypass checks, metrics and the version header
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             answer = queries.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -104,11 +104,11 @@ class Application:
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         headers = getattr(error, "headers", None) or {}
-        allowed = sorted({*headers.get("Allow", "").split(", ")} - {"", "HEAD"})  # of a 405
+        allowed = sorted({*headers.get("Allow", "").split(", ")} - {"", "HEAD"})  # a 405 has it
 
         async def refuse(_: Request) -> Response:
             raise Refused(
-                getattr(error, "status_code", 404),
+                getattr(error, "status_code", FailureStatus.NOT_FOUND),
                 f"method {request.method} is not allowed" if allowed else "no such endpoint",
                 found=f"{request.method} {request.scope['path']}",
                 expected=" or ".join(allowed) or None,
@@ -121,14 +121,14 @@ class Application:
 
     async def _unexpected(self, _: Request, __: Exception) -> Response:
         """Respond in place of starlette, whose error page is not JSON; the error is logged."""
-        response = error_response(Refused(500, "unexpected error", hint="the server's log has details"))
+        response = unexpected_error()
         response.headers[VERSION_HEADER] = self._version_now()
         return response
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._served.start()
-        # A worker accepts no connections as long as it could only respond "no version yet".
+        # A worker accepts no connections while it could only respond "no version yet".
         while SHARED in os.environ and not (self._served.has_checked() or self._leaving()):
             await asyncio.sleep(0.01)
         yield
@@ -173,7 +173,7 @@ class Application:
 
     def _finished(self, response: Response, endpoint: str, began: float) -> Response:
         """Add the version header, and count."""
-        if not isinstance(response, PiecesResponse):  # which is marked with the version that it is from
+        if not isinstance(response, PiecesResponse):  # those have the header, with the version that they are from
             response.headers.setdefault(VERSION_HEADER, self._version_now())
         self._metrics.count(endpoint, response.status_code, time.perf_counter() - began)
         return response
@@ -183,20 +183,20 @@ class Application:
         if isinstance(error, EmbsyncError):
             return error_response(error)
         if isinstance(error, ClientDisconnect):
-            return Response(status_code=400)
+            return Response(status_code=FailureStatus.BAD_REQUEST)
         log_exception("unexpected_error", endpoint=endpoint)
-        return error_response(Refused(500, "unexpected error", hint="the server's log has details"))
+        return unexpected_error()
 
     def _version_now(self) -> str:
         return version_header(self._served.current)[VERSION_HEADER]
 
     def _allow(self, scope: Scope) -> None:
         if self._token is None:
-            # DNS rebinding: a web page must not reach a server on this machine under its own host name.
-            host = header(scope, b"host")  # None: HTTP/1.0, which no browser speaks
+            # DNS rebinding: a web page must not reach a server on this machine under the page's own host name.
+            host = header(scope, b"host")  # None: HTTP/1.0, which no browser uses
             if not (host is None or self._settings.listen.startswith("unix:") or self._answers_to(host)):
                 raise Refused(
-                    421,
+                    FailureStatus.MISDIRECTED_REQUEST,
                     "not a name of this server",
                     found=host,
                     expected=", ".join(["localhost", "127.0.0.1", *self._settings.hosts]),
@@ -204,7 +204,7 @@ class Application:
                     "(serve.token_file, --token-file)",
                 )
         elif scope["path"] not in _OPEN and not self._token.accepts(header(scope, b"authorization")):
-            raise Refused(401, "no valid token", expected="Authorization: Bearer TOKEN")
+            raise Refused(FailureStatus.UNAUTHORIZED, "no valid token", expected="Authorization: Bearer TOKEN")
 
     def _resource(self, resource: Resource) -> Callable[[Request], Awaitable[Response]]:
         async def read(_: Request) -> Response:
@@ -228,13 +228,14 @@ class Application:
         return asked
 
     async def _answer(self, endpoint: QueryEndpoint | PageEndpoint, request: Request) -> Response:
-        """Read a body and handle it in a thread, with the version served at that moment, within all limits."""
+        """Read a body and answer it within all limits, with the version served now; in a thread unless it is quick."""
         version = self._worker.version()
         asked: QueryRequest | None = request.scope.pop(_ASKED, None)
         if self._busy >= self._limits.concurrency and not self._end_slow_body():
             if asked is not None:
                 asked.context.memory.release()
-            raise Refused(429, "too many requests at once", expected=f"at most {self._limits.concurrency}")
+            most = f"at most {self._limits.concurrency}"
+            raise Refused(FailureStatus.TOO_MANY_REQUESTS, "too many requests at once", expected=most)
         self._busy += 1
         if asked is None:
             memory = Reservation(self._memory)
@@ -309,7 +310,10 @@ class Application:
         finally:
             gone.cancel()
         if not done:
-            raise Refused(503, "not answered in time", expected=f"{self._limits.seconds:g} s", hint="request less")
+            limit = f"{self._limits.seconds:g} s"
+            raise Refused(
+                FailureStatus.SERVICE_UNAVAILABLE, "not answered in time", expected=limit, hint="request less"
+            )
         if future not in done:
             raise ClientDisconnect
 
@@ -347,7 +351,7 @@ class Application:
                     memory.receive(2 * len(part))  # once in parts, and once joined
                     parts.append(part)
         except TimeoutError:
-            raise Refused(408, "the body did not arrive in time") from None
+            raise Refused(FailureStatus.REQUEST_TIMEOUT, "the body did not arrive in time") from None
         finally:
             self._reading.pop(clock, None)
         return b"".join(parts)
@@ -360,7 +364,8 @@ class Application:
     def _require_short(self, size: int) -> None:
         limit = self._limits.body
         if size > limit:
-            raise Refused(413, "body too large", found=f"more than {limit} bytes", expected=f"at most {limit}")
+            found, expected = f"more than {limit} bytes", f"at most {limit}"
+            raise Refused(FailureStatus.CONTENT_TOO_LARGE, "body too large", found=found, expected=expected)
 
 
 async def _gone(request: Request) -> None:

@@ -24,17 +24,17 @@ _NUMBERS = 1 << 16
 
 
 def npy_pieces(array: Array) -> deque[Piece]:
-    """Yield an array as a ``.npy`` file, in pieces."""
-    whole = np.ascontiguousarray(array)
+    """Return an array as a ``.npy`` file, in pieces."""
+    contiguous = np.ascontiguousarray(array)
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(whole))
-    numbers = memoryview(whole.reshape(-1).view(np.uint8).data) if whole.size else memoryview(b"")
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(contiguous))
+    numbers = memoryview(contiguous.reshape(-1).view(np.uint8).data) if contiguous.size else memoryview(b"")
     pieces = [numbers[start : start + _PIECE] for start in range(0, len(numbers), _PIECE)]
     return deque([buffer.getvalue(), *pieces])
 
 
 def json_rows(array: Array, null: Array | None = None) -> bytes:
-    """Yield the rows of a matrix in JSON without the outer brackets, converting a few at a time.
+    """Return the rows of a matrix in JSON without the outer brackets, converted a few at a time.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def json_rows(array: Array, null: Array | None = None) -> bytes:
 
 
 def json_pieces(head: Mapping[str, object], columns: Mapping[str, Iterable[bytes]]) -> deque[Piece]:
-    """Yield an object in JSON, in pieces: ``head``, and lists whose elements are given as JSON."""
+    """Return an object in JSON, in pieces: ``head``, and lists whose elements are given as JSON."""
     pieces, pending = deque[Piece](), [msgspec.json.encode(head)[:-1]]
     for name, parts in columns.items():
         pending.append(b',"%s":[' % name.encode())

@@ -1,8 +1,8 @@
 """Connections of one worker: limits on their number and duration, and eviction for new ones.
 
-uvicorn has a deadline for idle connections alone. Here a connection that waits for its client (for a head, for the
+uvicorn has a deadline for idle connections only. Here a connection that waits for its client (for a head, for the
 rest of an unread body, for its response to be read) has a deadline, and is closed first when there are too many.
-The two parsers that uvicorn knows are in ``httptools_connections`` and ``h11_connections``.
+The connections of uvicorn's two parsers are in ``httptools_connections`` and ``h11_connections``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from embsync.logs import log
+from embsync.server.errors import FailureStatus
 from embsync.server.metrics import Metrics
 from embsync.server.settings import Limits
 
@@ -37,7 +38,7 @@ _LEFTOVER_SECONDS = 2.0
 _LOG_SECONDS = 60.0
 #: Key of the scope under which the application stores the size of a response.
 ANSWER_BYTES = "embsync.answer_bytes"
-#: Set in the scope of a request that has arrived completely before the application sees it.
+#: Key set in the scope of a request that arrived completely before the application was called.
 ALL_HERE = "embsync.all_here"
 
 
@@ -83,7 +84,7 @@ class Connections:
     limits : Limits
     metrics : Metrics
     mark : callable
-        Returns the present value of ``X-Embsync-Version``.
+        Returns the current value of ``X-Embsync-Version``.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, mark: Callable[[], str]) -> None:
@@ -146,7 +147,7 @@ class BoundedConnection(asyncio.Protocol):
         raise NotImplementedError
 
     def may_refuse(self) -> bool:
-        """Return whether a response may be written now: no part of another one was sent before."""
+        """Return whether a response may be written now: no answer has been sent in part."""
         raise NotImplementedError
 
     def answering(self) -> Any:
@@ -160,7 +161,7 @@ class BoundedConnection(asyncio.Protocol):
         self._enter(Phase("head"))
         if not room:
             self._bounds.closed("refused")
-            self._refuse(503, "too many connections", f"at most {self._bounds.most}")
+            self._refuse(FailureStatus.SERVICE_UNAVAILABLE, "too many connections", f"at most {self._bounds.most}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the deadline."""
@@ -190,7 +191,7 @@ class BoundedConnection(asyncio.Protocol):
         """Respond to malformed HTTP, unless it follows a request that is being answered."""
         self._bounds.closed("malformed")
         if self.may_refuse():
-            self._refuse(400, "not a request in HTTP/1.1", None)
+            self._refuse(FailureStatus.BAD_REQUEST, "not a request in HTTP/1.1", None)
         else:
             self._close()
 
@@ -213,7 +214,7 @@ class BoundedConnection(asyncio.Protocol):
         if phase.name != "request" or self.flow.write_paused:
             self._bounds.waiting[self] = None
         end = self._since + self._seconds()
-        if self._deadline is None or self._deadline.when() > end:  # a timer that fires too early is set again
+        if self._deadline is None or self._deadline.when() > end:  # a timer that fires too early is rescheduled
             self._set_deadline(end)
 
     def _set_deadline(self, end: float) -> None:
@@ -245,12 +246,13 @@ class BoundedConnection(asyncio.Protocol):
             self._close()
         elif name == "head" and self.has_begun_head():
             self._bounds.closed(name)
-            self._refuse(408, "the head did not arrive in time", f"within {self._bounds.seconds:g} s")
+            within = f"within {self._bounds.seconds:g} s"
+            self._refuse(FailureStatus.REQUEST_TIMEOUT, "the head did not arrive in time", within)
         else:
             self.give_up(name)
 
-    def _refuse(self, status: int, what: str, expected: str | None) -> None:
-        """Respond instead of the application, and close."""
+    def _refuse(self, status: FailureStatus, what: str, expected: str | None) -> None:
+        """Respond in place of the application, and close."""
         failure = {"error": "Refused", "what": what, "where": None, "found": None, "expected": expected, "hint": None}
         body = msgspec.json.encode(failure)
         lines = [
@@ -259,7 +261,7 @@ class BoundedConnection(asyncio.Protocol):
             f"content-length: {len(body)}",
             "connection: close",
             f"x-embsync-version: {self._bounds.mark()}",
-            *(["retry-after: 1"] if status == 503 else []),
+            *(["retry-after: 1"] if status == FailureStatus.SERVICE_UNAVAILABLE else []),
         ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self._close()

@@ -11,7 +11,7 @@ import msgspec
 
 from embsync.server.arrays import NPY, from_npy
 from embsync.server.endpoints import AS_JSON, QueryEndpoint, query_types
-from embsync.server.errors import Invalid, Malformed, Refused
+from embsync.server.errors import FailureStatus, Invalid, Malformed, Refused
 from embsync.server.memory import Reservation
 from embsync.server.schema import RequestBody
 from embsync.validation import Violation
@@ -20,7 +20,7 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _SHOWN = 80
 _JSON = "application/json"
-#: Names and values of a query string, in its order.
+#: Names and values of a query string, in order.
 Fields = Sequence[tuple[str, str]]
 AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 
@@ -41,14 +41,15 @@ def decode(endpoint: QueryEndpoint, content_type: str, fields: Fields, body: byt
     if content == NPY and endpoint.array_body:
         vectors = from_npy(body)
         if any(name == "vectors" for name, _ in fields):
-            raise Malformed("vectors twice", where="vectors", expected="the body alone")
+            raise Malformed("vectors in both the body and the query string", where="vectors", expected="the body alone")
         request = convert({**_typed(endpoint.request, fields), "vectors": []}, endpoint.request)
         return msgspec.structs.replace(request, vectors=vectors)
     if content != _JSON:
-        raise Refused(415, "unknown content type", found=content, expected=f"{_JSON} or {NPY}")
+        expected = f"{_JSON} or {NPY}"
+        raise Refused(FailureStatus.UNSUPPORTED_MEDIA_TYPE, "unknown content type", found=content, expected=expected)
     if fields:
         raise Invalid(
-            "fields beside a JSON body",
+            "query-string fields with a JSON body",
             where="query string",
             found=", ".join(name for name, _ in fields),
             expected="all of them in the body",
@@ -76,7 +77,7 @@ def decode_json(body: bytes, kind: type[AnyRequest]) -> AnyRequest:
     Malformed
         Not JSON.
     Invalid
-        JSON of another form; ``where`` is the path of the field, such as ``$.ids[3]``.
+        JSON that is not such a request; ``where`` is the path of the field, such as ``$.ids[3]``.
     """
     try:
         try:
@@ -89,7 +90,7 @@ def decode_json(body: bytes, kind: type[AnyRequest]) -> AnyRequest:
 
 
 def decoded_size(body: bytes) -> int:
-    """Return an upper estimate of a JSON body's size as Python objects, of which lists and mappings are the largest."""
+    """Return an upper bound on the bytes of a JSON body as Python objects; lists and mappings take the most."""
     return len(body) + 40 * body.count(b",") + 30 * body.count(b'"') + 100 * body.count(b"[") + 300 * body.count(b"{")
 
 
@@ -99,7 +100,7 @@ def convert(tree: object, kind: type[AnyRequest]) -> AnyRequest:
     Raises
     ------
     Invalid
-        Values of another form; ``where`` is the path of the field.
+        The values are not such a request; ``where`` is the path of the field.
     """
     try:
         return msgspec.convert(tree, kind)
@@ -140,7 +141,7 @@ def _typed(kind: type[RequestBody], fields: Fields) -> dict[str, Any]:
         elif isinstance(types.get(outer), msgspec.inspect.DictType) and inner and outer not in AS_JSON:
             tree.setdefault(outer, {})[inner] = int(text) if _INTEGER.fullmatch(text) else text
         elif name in tree:
-            raise Invalid("a field twice", where=f"$.{name}", found=text[:_SHOWN], expected="one value")
+            raise Invalid("repeated field", where=f"$.{name}", found=text[:_SHOWN], expected="one value")
         else:
             tree[name] = _scalar(types.get(name), text)
     return tree

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from embsync.manifest import Manifest
 from embsync.server import handlers, pages, resources
 from embsync.server.context import Answer, RequestContext
+from embsync.server.errors import FailureStatus
 from embsync.server.schema import (
     DiffReply,
     DiffRequest,
@@ -32,6 +33,8 @@ from embsync.server.search import search, search_is_quick
 
 #: Fields that a query string carries as JSON text.
 AS_JSON = frozenset({"where"})
+#: Failures of a request that may not be made.
+_ACCESS = (FailureStatus.UNAUTHORIZED, FailureStatus.MISDIRECTED_REQUEST)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class QueryEndpoint:
     get : bool
         Whether all fields may be in the query string of a GET request.
     is_quick : callable
-        Returns whether a request takes less than a millisecond, and less memory than is ever waited for.
+        Returns whether a request takes less than a millisecond, and so little memory that it never waits for any.
     """
 
     name: str
@@ -102,7 +105,7 @@ def _without_null(kind: msgspec.inspect.Type) -> msgspec.inspect.Type:
 
 @dataclass(frozen=True)
 class Resource:
-    """An endpoint that is only read.
+    """A read-only endpoint without parameters.
 
     Attributes
     ----------
@@ -114,7 +117,7 @@ class Resource:
         Takes a :class:`~embsync.server.resources.WorkerState`.
     reply : type or str
         The type of the response in JSON, or its media type.
-    failures : tuple of str
+    failures : tuple of FailureStatus
         Statuses other than 200.
     open : bool
         Whether it shows no data, and needs no token.
@@ -125,7 +128,7 @@ class Resource:
     summary: str
     handler: Callable[[resources.WorkerState], Response]
     reply: Any
-    failures: tuple[str, ...] = ("421",)
+    failures: tuple[FailureStatus, ...] = (FailureStatus.MISDIRECTED_REQUEST,)
     open: bool = True
 
 
@@ -143,7 +146,7 @@ class PageEndpoint:
         Takes a :class:`~embsync.server.context.RequestContext`.
     reply : str
         Its media type.
-    failures : tuple of str
+    failures : tuple of FailureStatus
         Statuses other than 200.
     """
 
@@ -152,7 +155,12 @@ class PageEndpoint:
     summary: str
     handler: Callable[[RequestContext, None], Answer]
     reply: str = "text/html"
-    failures: tuple[str, ...] = ("401", "421", "422", "429", "503")
+    failures: tuple[FailureStatus, ...] = (
+        *_ACCESS,
+        FailureStatus.UNPROCESSABLE_CONTENT,
+        FailureStatus.TOO_MANY_REQUESTS,
+        FailureStatus.SERVICE_UNAVAILABLE,
+    )
     open: bool = False
 
     def is_quick(self, context: RequestContext, request: None) -> bool:
@@ -242,14 +250,12 @@ RESOURCES = (
         "The manifest of the served version",
         resources.manifest,
         Manifest,
-        ("401", "421", "503"),
+        (*_ACCESS, FailureStatus.SERVICE_UNAVAILABLE),
         open=False,
     ),
     Resource("/healthz", "get_health", "Whether the server follows the store", resources.health, ServerState),
     Resource("/readyz", "get_readiness", "Whether a version is being served", resources.readiness, ServerState),
-    Resource(
-        "/metrics", "get_metrics", "Prometheus metrics", resources.metrics, "text/plain", ("401", "421"), open=False
-    ),
+    Resource("/metrics", "get_metrics", "Prometheus metrics", resources.metrics, "text/plain", _ACCESS, open=False),
     Resource("/openapi.json", "get_openapi", "This document", resources.openapi, dict[str, Any]),
     Resource("/", "get_page", "A web page", resources.home, "text/html"),
 )

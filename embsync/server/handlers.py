@@ -1,4 +1,4 @@
-"""Handlers of the other endpoints, for one pinned version: vectors, movement, differences."""
+"""Handlers of the endpoints other than search, for one pinned version: vectors, movement, differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from embsync.server.schema import (
 _ROWS = 1024
 #: Numbers in a response that are converted to text in less than half a millisecond.
 _QUICK_NUMBERS = 1 << 12
-#: Memory of a comparison of two versions per row: its position in both, cosine, and ratio of norms.
+#: Bytes per row for a comparison of two versions: its position in both, cosine, and ratio of norms.
 _COMPARED_BYTES = 48
 
 
@@ -42,7 +42,7 @@ def lookup(context: RequestContext, request: LookupRequest) -> Answer:
     side = context.version.side(request.side)
     context.reserve_vectors(len(ids))
     if request.labels is not None and request.side != "items":
-        raise Invalid("only items have labels", where="$.labels", found=f"beside {request.side}", expected="side items")
+        raise Invalid("only items have labels", where="$.labels", found=f"side {request.side}", expected="side items")
     labels = context.labels_of(ids, request.labels)
     limit = None if request.max_age is None else age_limit(request.max_age, "$.max_age")
     vectors = side.lookup(ids, request.missing, max_age=limit)
@@ -66,7 +66,7 @@ def lookup_is_quick(context: RequestContext, request: LookupRequest) -> bool:
 
 
 def transform(context: RequestContext, request: TransformRequest) -> Answer:
-    """Return raw vectors in the space, or stable ones in a snapshot's raw basis."""
+    """Map raw vectors into the space, or stable ones into a snapshot's raw basis."""
     context.require_space(request.space_id)
     vectors = matrix(request.vectors, "$.vectors")
     context.require_at_most(context.limits.batch, len(vectors), "$.vectors")
@@ -153,7 +153,7 @@ def diff(context: RequestContext, request: DiffRequest) -> Answer:
                 expected="the number of a kept version",
             )
         before = version(earlier)
-        rows = sum(side.rows for side in (after.record.items, after.record.users) if side is not None)
+        rows = sum(counts.rows for counts in after.record.sides)
         context.memory.reserve(rows * _COMPARED_BYTES, "a comparison of all rows")
         labels = len(after.record.labels) + len(before.record.labels)
         context.memory.reserve(5 * request.limit * labels * LABEL_BYTES, "the labels of the listed items")
@@ -164,7 +164,7 @@ def diff(context: RequestContext, request: DiffRequest) -> Answer:
 
 
 def _vectors(context: RequestContext, rows: Array, **beside: list[Any]) -> Answer:
-    """Return vectors, and in JSON further fields."""
+    """Return vectors; a JSON response also has the fields ``beside``."""
     if context.as_array:
         return Answer(npy_pieces(rows), NPY)
     parts = (json_rows(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))

@@ -1,8 +1,8 @@
-"""Connections whose requests are parsed by httptools, the parser of Node.js: 0.08 ms less a request than h11 takes.
+"""Connections whose requests are parsed by httptools, the parser of Node.js, in 0.08 ms less per request than by h11.
 
-httptools does not look at the number of ``Host`` headers, nor at the length of a head; it parses as many pipelined
-requests as it is given; and it leaves a body unread where another protocol is asked for, as Java's client does. uvicorn
-leaves these as they are.
+httptools checks neither the number of ``Host`` headers nor the length of a head, parses as many pipelined requests as
+it is given, and does not read the body of a request to upgrade the protocol, such as Java's client sends. uvicorn does
+not change this; the classes below do.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from embsync.server.connections import ANSWER_BYTES, LONGEST_HEAD, BoundedConnection, Connections, Phase
-from embsync.server.responses import whole
+from embsync.server.responses import headers_and_body
 
-#: Responds to a complete request; None if that takes a task.
+#: Returns the response to a complete request; None if that takes a task.
 AtOnce = Callable[[Scope, bytearray], Response | None]
-#: Bytes parsed at once: of heads, few enough to hold some 25 of the shortest requests, since all of them are created
+#: Bytes parsed at once: of heads, as many as some 25 of the shortest requests take, since all of them are created
 #: before any is answered; and of bodies.
 _HEADS, _BODY = 1 << 10, 1 << 16
 
@@ -32,9 +32,9 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
     def __init__(self, bounds: Connections, at_once: AtOnce, **given: Any) -> None:
         super().__init__(bounds, **given)
         self._at_once = at_once
-        self._unstarted: tuple[Any, Any] | None = None  # a request whose head has arrived in what is being parsed
+        self._unstarted: tuple[Any, Any] | None = None  # a request whose head was parsed, to be started after parsing
         self._is_parsing = False
-        self._held = b""  # data received after a request that waits until another one is answered
+        self._held = b""  # received data, unparsed while a pipelined request waits for the answer to another one
         self._head = 0  # bytes of the head that is arriving, 0 between heads
         self._is_arriving = False
         self._answering: Any = None
@@ -65,7 +65,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _start(self) -> None:
-        """Answer a complete request at once if that is quick; a task, which takes longer, answers the others."""
+        """Answer a complete request at once if that is quick, and others in a task, which takes longer."""
         if self._unstarted is None:
             return
         (cycle, app), self._unstarted = self._unstarted, None
@@ -75,18 +75,18 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         if response is None:
             self._start_asgi_task(cycle, app)
             return
-        headers, body = whole(response)
+        headers, body = headers_and_body(response)
         cycle.response_started = cycle.response_complete = True
         cycle.scope[ANSWER_BYTES] = len(body)
         self.transport.write(b"".join((STATUS_LINE[response.status_code], self._common(), headers, b"\r\n", body)))
         self.on_response_complete()
 
     def _common(self) -> bytes:
-        """Return the headers that every response has: the date, of which uvicorn makes a new list each second."""
+        """Return the headers that every response has: the date, in a list that uvicorn replaces each second."""
         return b"".join([b"%b: %b\r\n" % one for one in self.server_state.default_headers])
 
     def _parse(self, data: bytes) -> bytes:
-        """Parse, and return what is to be parsed in its place: the same request without asking for another protocol."""
+        """Parse; for a request to upgrade the protocol, return the same request without that, to be parsed instead."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as wish:
@@ -102,7 +102,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         return b""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Inform the request that is being answered, which is not the last one if others wait behind it."""
+        """Mark the request that is being answered as disconnected; uvicorn does so for the last one received only."""
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
@@ -121,7 +121,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         version = self.parser.get_http_version()
         hosts = [name for name, _ in self.headers].count(b"host")
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise ValueError("not a request in HTTP/1.1")  # the parser stops, and it is refused
+            raise ValueError("not a request in HTTP/1.1")  # the parser stops, and the request is refused
         super().on_headers_complete()
         if not self.pipeline:
             self._answering = self.cycle
@@ -133,7 +133,7 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request."""
+        """Continue with the next request."""
         if self._answering.scope["method"] == "HEAD":
             self._answering.transport.flush()
         following = self.pipeline[-1][0] if self.pipeline else None
@@ -172,12 +172,12 @@ class BoundedHttpTools(BoundedConnection, HttpToolsProtocol):
         return self._head > 0
 
     def may_refuse(self) -> bool:
-        """Return whether no part of another answer was sent."""
+        """Return whether a response may be written now: no answer has been sent in part."""
         cycle = self._answering
         return cycle is None or cycle.response_complete or not cycle.response_started
 
     def answering(self) -> Any:
-        """Return the cycle of the request that is answered, or was last."""
+        """Return the cycle of the current or last request."""
         return self._answering
 
 

@@ -10,9 +10,10 @@ import time
 
 from prometheus_client import Gauge
 
-from embsync.server.errors import Invalid, Refused
+from embsync.rows import release_memory
+from embsync.server.errors import FailureStatus, Invalid, Refused
 
-#: This much of every request is never refused, so that small requests are handled besides any large ones.
+#: Bytes that every request is granted, so that small requests are handled at the same time as any large ones.
 SMALL = 1 << 20
 #: Seconds for which a large request waits for others to end.
 _WAIT = 1.0
@@ -21,7 +22,7 @@ _M_ARENA_MAX = -8  # malloc.h
 
 
 def share_arenas() -> None:
-    """Make all threads share two arenas (glibc): an arena of each thread would keep freed memory."""
+    """Make all threads share two arenas (glibc): with one for each thread, each would keep freed memory."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
@@ -81,9 +82,8 @@ class MemoryBudget:
     def _trim(self) -> None:
         """Return memory freed by large responses to the kernel, which only glibc supports."""
         self._trimming = False
-        gc.collect()  # exceptions reference frames, and so their objects
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).malloc_trim(0)
+        gc.collect()  # exceptions reference frames, and thus their objects
+        release_memory()
 
 
 class Reservation:
@@ -138,7 +138,7 @@ class Reservation:
             503, the request was cancelled.
         """
         if self._cancelled:
-            raise Refused(503, "cancelled")
+            raise Refused(FailureStatus.SERVICE_UNAVAILABLE, "cancelled")
 
     def cancel(self) -> None:
         """Cancel the work."""
@@ -166,4 +166,5 @@ class Reservation:
 
 
 def _too_much() -> Refused:
-    return Refused(503, "not enough memory for this request now", hint="try again soon, or request less at once")
+    hint = "try again soon, or request less at once"
+    return Refused(FailureStatus.SERVICE_UNAVAILABLE, "not enough memory for this request now", hint=hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from embsync.server.endpoints import (
     Resource,
     query_types,
 )
+from embsync.server.errors import FailureStatus
 from embsync.server.schema import ErrorReply, ServerState
 from embsync.server.settings import Limits
 
@@ -37,19 +39,11 @@ _QUERIES_GIVEN = frozenset({"vectors", "users", "items"})
 #: Fields that hold ids.
 _IDS = frozenset({"users", "items", "ids", "id", "allowed", "blocked"})
 #: Statuses of requests with a body only.
-_OF_BODIES = frozenset({"400", "408", "413", "415"})
-_FAILURES = {
-    "400": "The body does not match its content type",
-    "401": "No valid token",
-    "404": "An id or a version does not exist",
-    "408": "The body did not arrive in time",
-    "409": "Another space is served",
-    "413": "Body too large",
-    "415": "Unknown content type",
-    "421": "The Host header is not a name of this server",
-    "422": "A field is invalid or exceeds a limit; ``where`` is its path",
-    "429": "Too many requests at once",
-    "503": "No version yet, too much memory in use, or the time limit was reached",
+_OF_BODIES = {
+    FailureStatus.BAD_REQUEST,
+    FailureStatus.REQUEST_TIMEOUT,
+    FailureStatus.CONTENT_TOO_LARGE,
+    FailureStatus.UNSUPPORTED_MEDIA_TYPE,
 }
 _VERSION = {
     "X-Embsync-Version": {
@@ -132,12 +126,12 @@ def _post(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, A
         "parameters": parameters,
         "requestBody": {"required": True, "content": content},
         "security": _SECURED,
-        "responses": _responses(_answers(query, schemas), tuple(_FAILURES), schemas),
+        "responses": _responses(_answers(query, schemas), FailureStatus, schemas),
     }
 
 
 def _get(query: QueryEndpoint, schemas: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
-    failures = tuple(status for status in _FAILURES if status not in _OF_BODIES)
+    failures = [status for status in FailureStatus if status not in _OF_BODIES]
     return {
         **_described(f"get_{query.name}", query.tag, f"{query.summary}, by URL"),
         "parameters": _parameters(query, components, list(query_types(query.request))),
@@ -197,7 +191,12 @@ def _resource(resource: Resource | PageEndpoint, schemas: dict[str, Any]) -> dic
     )
     responses = _responses(content, resource.failures, schemas)
     if resource.reply is ServerState:
-        responses["503"] = {"description": "Not now", "headers": _VERSION, "content": content}
+        not_now = "Not ready, or the store is no longer followed"
+        responses[str(FailureStatus.SERVICE_UNAVAILABLE)] = {
+            "description": not_now,
+            "headers": _VERSION,
+            "content": content,
+        }
     return {
         **_described(resource.name, "server", resource.summary),
         "security": [] if resource.open else _SECURED,
@@ -209,9 +208,9 @@ def _described(operation: str, tag: str, summary: str) -> dict[str, Any]:
     return {"operationId": operation, "tags": [tag], "summary": summary}
 
 
-def _responses(content: dict[str, Any], failures: tuple[str, ...], schemas: dict[str, Any]) -> dict[str, Any]:
+def _responses(content: dict[str, Any], failures: Iterable[FailureStatus], schemas: dict[str, Any]) -> dict[str, Any]:
     failed = {_JSON: {"schema": schemas[str(ErrorReply)]}}
     return {
         "200": {"description": "Done", "headers": _VERSION, "content": content},
-        **{code: {"description": _FAILURES[code], "headers": _VERSION, "content": failed} for code in failures},
+        **{str(one): {"description": one.description, "headers": _VERSION, "content": failed} for one in failures},
     }

@@ -1,4 +1,4 @@
-"""The report, and the overview that the start page shows: of the served version, or of a store without one."""
+"""The report, and the overview on the start page, of the served version or of a store without one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from embsync.reporting.sampling import NUMBERS
 from embsync.reporting.verdict import Verdict
 from embsync.server import page
 from embsync.server.context import Answer, RequestContext
+from embsync.server.errors import FailureStatus
 from embsync.server.responses import RETRY
 from embsync.server.served_version import ServedVersion
 from embsync.store.contents import StoreContents
 from embsync.store.journal import Event
 
 HTML = "text/html"
-#: Vectors in memory at once for a report, with figures computed from them.
+#: Bytes of the vectors that a report has in memory at once, with the figures computed from them.
 _MEMORY = 12 * 8 * NUMBERS
 
 
@@ -44,10 +45,10 @@ def overview(context: RequestContext, _: None) -> Answer:
 
 
 def without_version(served: ServedVersion, path: str) -> Response:
-    """Return the page of a path for browsers while no version is served; programs get the error as JSON."""
+    """Return the page of a path for browsers while no version is served; other clients get the error as JSON."""
     contents = StoreContents(served.root)
     events: list[Event] = []
-    with contextlib.suppress(EmbsyncError):  # the page has the cause that the server reports
+    with contextlib.suppress(EmbsyncError):  # the page shows the error that the server reports
         events = list(contents.journal.events())
     error, newest = served.state()["error"], served.state()["newest"]
     advice = None
@@ -59,7 +60,7 @@ def without_version(served: ServedVersion, path: str) -> Response:
         if path == "/report"
         else overview_without_version(found, advice, served.root, events)
     )
-    return Response(text, 503, {**page.HEADERS, **RETRY}, HTML)
+    return Response(text, FailureStatus.SERVICE_UNAVAILABLE, {**page.HEADERS, **RETRY}, HTML)
 
 
 def _verdict(contents: StoreContents, events: Sequence[Event], error: str | None, newest: int | None) -> Verdict:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from embsync.reader import Version
 from embsync.server import page
 from embsync.server.context import JSON
-from embsync.server.errors import Refused
+from embsync.server.errors import FailureStatus, Refused
 from embsync.server.metrics import Metrics
 from embsync.server.responses import json_response, version_header
 from embsync.server.served_version import ServedVersion
@@ -34,7 +34,7 @@ class WorkerState:
         """
         if self.served.current is None:
             raise Refused(
-                503,
+                FailureStatus.SERVICE_UNAVAILABLE,
                 "no version yet",
                 where=self.served.root,
                 hint="publish a first snapshot on the host of the store",
@@ -51,18 +51,18 @@ def manifest(worker: WorkerState) -> Response:
 def health(worker: WorkerState) -> Response:
     """Return the state; 503 if the store is no longer followed."""
     state = worker.served.state()
-    return json_response(state, 200 if state["following"] else 503)
+    return json_response(state, 200 if state["following"] else FailureStatus.SERVICE_UNAVAILABLE)
 
 
 def readiness(worker: WorkerState) -> Response:
     """Return the state; 503 before there is a version."""
     state = worker.served.state()
-    return json_response(state, 200 if state["ready"] else 503)
+    return json_response(state, 200 if state["ready"] else FailureStatus.SERVICE_UNAVAILABLE)
 
 
 def metrics(worker: WorkerState) -> Response:
-    """Return the metrics in Prometheus' exposition format."""
-    worker.served.state()  # looks up the newest version
+    """Return the metrics in Prometheus's text format."""
+    worker.served.state()  # updates the metric of the newest version
     return Response(worker.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -12,12 +12,17 @@ from embsync.errors import EmbsyncError
 from embsync.reader import Version
 from embsync.server.connections import ANSWER_BYTES
 from embsync.server.context import JSON, Answer
+from embsync.server.errors import FailureStatus, Refused
 from embsync.server.memory import Reservation
 
 VERSION_HEADER = "X-Embsync-Version"
 _VERSION_BYTES = VERSION_HEADER.lower().encode()
 RETRY = {"Retry-After": "1"}
-_ERROR_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: RETRY, 503: RETRY}
+_ERROR_HEADERS: dict[int, dict[str, str]] = {
+    FailureStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+    FailureStatus.TOO_MANY_REQUESTS: RETRY,
+    FailureStatus.SERVICE_UNAVAILABLE: RETRY,
+}
 
 
 def version_header(version: Version | None) -> dict[str, str]:
@@ -37,14 +42,19 @@ def error_response(error: EmbsyncError) -> Response:
     return json_response(plain, status, _ERROR_HEADERS.get(status))
 
 
+def unexpected_error() -> Response:
+    """Return the response to an error that was logged."""
+    return error_response(Refused(EmbsyncError.http_status, "unexpected error", hint="the server's log has details"))
+
+
 @cache
 def _content_type(media_type: str) -> bytes:
-    """Return the header of one of the few media types."""
+    """Return the ``Content-Type`` of a media type; there are few."""
     return (media_type + "; charset=utf-8" * media_type.startswith("text/")).encode()
 
 
 class PiecesResponse(Response):
-    """A response sent piece by piece: each piece is freed once sent, and the reserved memory with the last."""
+    """A response sent piece by piece: each piece is freed once sent, and the reserved memory is released at the end."""
 
     def __init__(self, answer: Answer, version: Version, memory: Reservation) -> None:
         self._pieces, self._memory = answer.pieces, memory
@@ -58,7 +68,7 @@ class PiecesResponse(Response):
         ]
 
     async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         scope[ANSWER_BYTES] = self._size
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -74,7 +84,7 @@ class PiecesResponse(Response):
         return b"".join(self._pieces)
 
 
-def whole(response: Response) -> tuple[bytes, bytes]:
+def headers_and_body(response: Response) -> tuple[bytes, bytes]:
     """Return the headers of a response, each ended by CRLF, and its body."""
     headers = b"".join([b"%b: %b\r\n" % one for one in response.raw_headers])
     return headers, response.taken() if isinstance(response, PiecesResponse) else bytes(response.body)

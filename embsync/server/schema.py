@@ -17,7 +17,7 @@ IdsOrLists = list[int | str | Ids | None]
 Rows = list[list[float]]
 #: A value of a label.
 Scalar = str | int | float | bool | None
-#: A number of versions, or a length of time.
+#: A number of versions, or a duration.
 _AGE = rf"^[0-9]{{1,18}}$|{PATTERN}"
 
 
@@ -29,7 +29,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 MaxAge = Annotated[
     Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(extra_json_schema={"pattern": _AGE})] | None,
     _about(
-        "Ids last in a snapshot longer ago count as unknown: a number of versions, or a time such as 36h or 7d; "
+        "Ids last in a snapshot longer ago count as unknown: a number of versions, or a duration such as 36h or 7d; "
         "null: no limit"
     ),
 ]
@@ -71,7 +71,7 @@ class SearchRequest(RequestBody, frozen=True):
         _about("What ``vectors`` are: stable ones, or raw ones of the snapshot of ``snapshot_version``"),
     ] = "stable"
     snapshot_version: Annotated[
-        Positive | None, _about("The kept version from whose snapshot raw vectors come; null: the served version")
+        Positive | None, _about("The kept version whose snapshot the raw vectors are from; null: the served version")
     ] = None
     allowed: Annotated[
         IdsOrLists | None, _about("The only ids to return; or a list of them, or null, for each query")
@@ -117,7 +117,7 @@ class TransformRequest(RequestBody, frozen=True):
     vectors: Annotated[Rows, _about("Raw vectors, or stable ones if ``inverse``")]
     inverse: Annotated[bool, _about("Map stable vectors to raw ones")] = False
     version: Annotated[
-        Positive | None, _about("The kept version of whose snapshot the raw vectors are; null: the served version")
+        Positive | None, _about("The kept version whose snapshot the raw vectors are from; null: the served version")
     ] = None
     space_id: SpaceId = None
 

@@ -71,7 +71,7 @@ def serve(settings: Settings, listening: Callable[[str], None]) -> int:
         The address cannot be used, a token is required, or the token file is unreadable.
     """
     require_servable(settings)
-    # From here on a stop has something to remove. A blocked signal would not wait: other threads would get it.
+    # From here on, a stop has to clean up. Blocking the signals would not delay them: other threads would get them.
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGHUP)}
     for number in _STOPS:
@@ -94,7 +94,7 @@ def _serve_on(bound: socket.socket, settings: Settings, listening: Callable[[str
             return work(settings, bound, stop)
         return _oversee(settings, bound, stop)
     finally:
-        if place is not None and _place(where) == place:  # and not that of a later server
+        if place is not None and _place(where) == place:  # not the socket of a later server
             with contextlib.suppress(OSError):
                 Path(where).unlink()
         bound.close()
@@ -125,7 +125,7 @@ class _Server(uvicorn.Server):
 
 
 def outlive_hangup() -> None:
-    """Continue after SIGHUP, which asks daemons to reload, unless the terminal was closed."""
+    """Continue after SIGHUP, which asks daemons to reload, unless it means that the terminal was closed."""
     if sys.stdin is None or not sys.stdin.isatty():
         signal.signal(
             signal.SIGHUP,
@@ -157,7 +157,7 @@ def _log_seldom(event: str, **fields: Any) -> None:
 
 
 def _protocol(application: Application) -> Callable[..., BoundedConnection]:
-    """Return what makes a connection, with the faster of the two parsers that is installed."""
+    """Return the factory of connections, with the faster of the two parsers that is installed."""
     try:
         from embsync.server.httptools_connections import BoundedHttpTools  # noqa: PLC0415  (optional)
     except ImportError:
@@ -185,7 +185,7 @@ def _uvicorn_config(application: Application, settings: Settings) -> uvicorn.Con
 
 
 def work(settings: Settings, bound: socket.socket, stop: threading.Event | None = None) -> int:
-    """Serve on a socket, in this process, until a signal or a stop that came before."""
+    """Serve on a socket in this process until a signal; stop at once if ``stop`` is already set."""
     application = Application(settings, leaving=lambda: server.should_exit)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # otherwise every malformed request would cause a log line
     server = _Server(_uvicorn_config(application, settings))
@@ -209,7 +209,7 @@ def work(settings: Settings, bound: socket.socket, stop: threading.Event | None 
 
 
 def _oversee(settings: Settings, bound: socket.socket, stop: threading.Event) -> int:
-    """Keep the workers alive until a signal, then stop them all."""
+    """Replace workers that die until a signal, then stop all of them."""
     with _figures_directory() as figures:
         workers = [_start(settings, bound, figures) for _ in range(settings.workers)]
         deaths: deque[float] = deque(maxlen=_DEATHS * settings.workers)
@@ -264,14 +264,15 @@ def _bind(listen: str) -> socket.socket:
     try:
         return _bind_unix(Path(listen.removeprefix("unix:"))) if listen.startswith("unix:") else _bind_tcp(listen)
     except OSError as error:
-        hint = "is another server listening there?" if error.errno == errno.EADDRINUSE else None
+        taken = error.errno == errno.EADDRINUSE and not listen.startswith("unix:")
+        hint = f"to see which process listens there: ss -ltnp 'sport = :{address(listen)[1]}'" if taken else None
         raise UsageError("cannot listen", where=listen, found=error.strerror or str(error), hint=hint) from error
 
 
 def _bind_tcp(listen: str) -> socket.socket:
     host, port = address(listen)
     family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer waits 40 ms for an ACK.
+    # asyncio disables Nagle's algorithm only if the protocol is given; otherwise each answer waits 40 ms for an ACK.
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

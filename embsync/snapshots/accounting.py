@@ -1,6 +1,6 @@
 """Account for every entry of a snapshot's directory: read by its layout, known to be harmless, or reported.
 
-A training run or a transfer that stops half way may leave a directory that looks valid: items without users. Entries
+A training run or a transfer that stops halfway may leave a directory that looks valid: only the items. Entries
 that are not read therefore show whether something is missing: if one looks like a side that was not found, in another
 format or under the name of an unfinished file, the snapshot is incomplete.
 """
@@ -33,11 +33,11 @@ class Claim:
     entries : frozenset of str
         Names at the snapshot's root that the layout reads; none when the root is a file.
     as_items : frozenset of str
-        Names that are read as items even if they do not say so.
+        Names that are read as items even if they do not name a side.
     inside : frozenset of str
-        Paths of the files in those directories that the layout reads even if their suffixes are others.
+        Paths of the files that the layout reads in those directories, whatever their suffixes.
     closed : bool
-        Whether the contents of the directories are not looked at, since the layout checks them itself.
+        Whether the contents of the directories are not inspected, since the layout checks them itself.
     """
 
     sides: frozenset[str]
@@ -73,13 +73,13 @@ class _Entry:
 
     name: str
     kind: str
-    parsed: names.Named
+    parsed: names.ParsedName
     inside: str | None = None
 
     @property
     def shown(self) -> str:
-        whole = self.name if self.inside is None else f"{self.inside}/{self.name}"
-        return printable(whole + "/" if self.kind == "directory" else whole)
+        path = self.name if self.inside is None else f"{self.inside}/{self.name}"
+        return printable(path + "/" if self.kind == "directory" else path)
 
 
 def unread(place: Place, claim: Claim, marker: str) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def unread(place: Place, claim: Claim, marker: str) -> tuple[str, ...]:
 
 
 def shortened(entries: Sequence[str]) -> str:
-    """Return names for a warning, the first few of many."""
+    """Return names for a warning: the first few, and how many more there are."""
     more = f" and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
     return ", ".join(entries[:_NAMED]) + more
 
@@ -153,7 +153,7 @@ def _missing(place: Place, claim: Claim, entry: _Entry, config: SnapshotConfig) 
 
 
 def _without_numbers(name: str) -> str:
-    """Return the name without its numbers, which all part files of an array share."""
+    """Return the name with its numbers replaced by ``#``, the same for all part files of an array."""
     return re.sub(r"[0-9]+", "#", name)
 
 

@@ -12,15 +12,15 @@ from embsync.errors import SnapshotError, UsageError
 from embsync.snapshots.files import FileBytes
 
 PACKED = (".gz", ".zst")
-#: Text of numbers shrinks to a third, rows of zeros to a thirtieth; deflate expands one byte to up to 1,032.
+#: Numbers in text compress to a third of their size, rows of zeros to a thirtieth; deflate reaches 1/1,032.
 _MOST_INFLATION = 100
 _PIECE = 1024**2
-_ALWAYS = 16 * _PIECE
+_ALLOWANCE_BYTES = 16 * _PIECE
 
 
 def most_unpacked(size: int) -> int:
     """Return the largest plausible size in bytes of text of this compressed size."""
-    return size * _MOST_INFLATION + _ALWAYS
+    return size * _MOST_INFLATION + _ALLOWANCE_BYTES
 
 
 def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
@@ -29,7 +29,7 @@ def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
     Raises
     ------
     SnapshotError
-        It is not of that format, is damaged, ends early, or expands to more than text can.
+        The file is not of that format, is damaged, ends early, or expands to more than text can.
     UsageError
         zstd is not installed.
     """
@@ -37,33 +37,33 @@ def unpacked(content: FileBytes, name: str) -> Iterator[bytes]:
         yield from _read(content)
         return
     start = _gzip if name.endswith(".gz") else _zstd_decompressor()
-    machine: Any = None
+    decompressor: Any = None
     read = given = 0
     for piece in _read(content):
         read += len(piece)
         while piece:
-            machine = machine or start()
+            decompressor = decompressor or start()
             try:
-                out = machine.decompress(piece, _PIECE)
-                while out or not (machine.eof or _needs_input(machine)):
+                out = decompressor.decompress(piece, _PIECE)
+                while out or not (decompressor.eof or _needs_input(decompressor)):
                     given += len(out)
                     if given > most_unpacked(read):
                         raise _refusal(content, f"more than {given} bytes from {read}", "plausible text")
                     yield out
-                    rest = b"" if machine.eof else getattr(machine, "unconsumed_tail", b"")
-                    out = b"" if machine.eof else machine.decompress(rest, _PIECE)
+                    rest = b"" if decompressor.eof else getattr(decompressor, "unconsumed_tail", b"")
+                    out = b"" if decompressor.eof else decompressor.decompress(rest, _PIECE)
             except SnapshotError:
                 raise
             except Exception as error:  # zlib.error, ZstdError
                 raise _refusal(content, str(error), f"{name.rpartition('.')[2]} data") from None
-            piece = machine.unused_data if machine.eof else b""  # noqa: PLW2901  (members may follow one another)
-            machine = None if machine.eof else machine
-    if machine is not None:
+            piece = decompressor.unused_data if decompressor.eof else b""  # noqa: PLW2901  (members may follow)
+            decompressor = None if decompressor.eof else decompressor
+    if decompressor is not None:
         raise _refusal(content, f"an end after {given} bytes", "all of it")
 
 
-def _needs_input(machine: Any) -> bool:
-    return bool(getattr(machine, "needs_input", not getattr(machine, "unconsumed_tail", b"")))
+def _needs_input(decompressor: Any) -> bool:
+    return bool(getattr(decompressor, "needs_input", not getattr(decompressor, "unconsumed_tail", b"")))
 
 
 def _read(content: FileBytes) -> Iterator[bytes]:

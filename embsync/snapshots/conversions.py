@@ -1,4 +1,4 @@
-"""Recognize files that no layout reads by name and first bytes, with a command that converts them."""
+"""Recognise, by name and first bytes, files that no layout reads, with a command that converts them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
         return None
     suffix = PurePosixPath(place.name).suffix
     if suffix != suffix.lower() and suffix.lower() in _READ:
-        return "an ending in capital letters", f"mv {{sh}} {{shto}}{suffix.lower()}".format(**_paths(place))
+        return "an upper-case suffix", f"mv {{sh}} {{shto}}{suffix.lower()}".format(**_paths(place))
     start = _start(place)
     found = foreign.kind_of(place.name, start)
     if found is None:
@@ -47,7 +47,7 @@ def belongs_to_another(name: str) -> bool:
     return foreign.GENSIM_ARRAY.search(name) is not None
 
 
-def seen(place: Place) -> tuple[str, str | None]:
+def describe_unrecognised(place: Place) -> tuple[str, str | None]:
     """Return what was found at a snapshot's root that no layout recognises, and a command that helps."""
     if place.kind() != "directory":
         advice = conversion_of(place, place.kind())
@@ -56,9 +56,9 @@ def seen(place: Place) -> tuple[str, str | None]:
     entries = {name: kind for name, kind in everything.items() if not names.parse(name).harmless}
     if not entries:
         return f"only {', '.join(list(everything)[:5])}" if everything else "an empty directory", None
-    whole = _of_snapshots(place, entries) or _of_directory(place)
-    if whole is not None:
-        return whole
+    advice = _of_snapshots(place, entries) or _of_directory(place)
+    if advice is not None:
+        return advice
     # metadata.tsv is converted together with its vectors
     tried = sorted(list(entries.items())[:_MOST], key=lambda entry: entry[0] in {"metadata.tsv", "labels.tsv"})
     for name, kind in tried:
@@ -72,7 +72,7 @@ def seen(place: Place) -> tuple[str, str | None]:
 
 
 def _of_snapshots(place: Place, entries: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return what to say of a directory of snapshots, which is watched, or published one by one."""
+    """Return what was found and how to proceed for a directory of snapshots, which is not itself a snapshot."""
     folders = [name for name, kind in list(entries.items())[:_MOST] if kind == "directory"]
     snapshots = [
         name for name in folders if any(names.parse(entry).side == "items" for entry in place.child(name).entries())
@@ -151,5 +151,5 @@ def _start(place: Place) -> bytes:
 
 
 def _advice(found: foreign.Foreign, place: Place) -> tuple[str, str]:
-    line = found.line if found.renamed is None or found.is_named(place.name) else found.renamed
-    return found.what, line.format(**_paths(place))
+    command = found.command if found.renamed is None or found.is_named(place.name) else found.renamed
+    return found.what, command.format(**_paths(place))

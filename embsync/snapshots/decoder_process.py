@@ -1,6 +1,6 @@
-"""Parse tables in another process, which a malformed file may crash, and copy the decoded values.
+"""Parse tables in a separate process, so that a malformed file cannot crash this one, and receive the decoded values.
 
-Nothing of a parquet or Arrow file is parsed in this process: the decoder (:mod:`embsync.decoder`) gets the open file
+No part of a parquet or Arrow file is parsed in this process: the decoder (:mod:`embsync.decoder`) gets the open file
 and a pipe, and writes decoded rows to it, under its limits. A decoder is kept after a pass, so that the next pass over
 the same side does not wait for libraries to load.
 """
@@ -27,9 +27,9 @@ from embsync.processes import ChildProcess, describe_exit
 Message = dict[str, Any]
 
 _SCRIPT = Path(__file__).parents[1] / "decoder" / "__main__.py"
-#: After this a disk or network share hangs, since the decoder's own steps are limited to seconds.
-_PATIENCE_SECONDS = 30
-#: Loading the libraries from a cold disk.
+#: A longer wait means that a disk or network share hangs, since the decoder's own steps are limited to seconds.
+_TIMEOUT_SECONDS = 30
+#: Limit for loading the libraries from a cold disk.
 _START_SECONDS = 120
 _LONGEST_MESSAGE = 2**17
 
@@ -73,7 +73,7 @@ class DecoderProcess:
             ours.send(json.dumps(sys.path).encode())
             if not ours.recv(_LONGEST_MESSAGE):
                 raise UsageError("pyarrow does not load", hint="pip install 'embsync[parquet]'")
-            ours.settimeout(_PATIENCE_SECONDS)
+            ours.settimeout(_TIMEOUT_SECONDS)
         except BaseException:
             started.close()
             raise
@@ -115,14 +115,12 @@ class DecoderProcess:
         except (ValueError, TypeError, RecursionError):
             raise _malformed(where, "an answer that is not a valid message") from None
         if "refused" in message:
-            refused, found, expected = str(message["refused"]), message.get("found"), message.get("expected")
-            damaged = refused.startswith("ill-formed")
-            hint = "check that it was copied completely, or write it again" if damaged else None
-            raise SnapshotError(refused, where=where, found=found, expected=expected, hint=hint)
+            parts = {name: message.get(name) for name in ("found", "expected", "hint")}
+            raise SnapshotError(str(message["refused"]), where=where, **parts)
         return message
 
     def receive(self, where: str, pipe: BinaryIO, view: memoryview) -> int:
-        """Fill a buffer from a pipe that the decoder writes to; return the bytes read, fewer where the pipe ends.
+        """Fill a buffer from a pipe that the decoder writes to; return the bytes read, fewer if the pipe ends.
 
         Raises
         ------
@@ -132,7 +130,7 @@ class DecoderProcess:
         ready, done = select.poll(), 0
         ready.register(pipe, select.POLLIN)
         while done < len(view):
-            if not ready.poll(_PATIENCE_SECONDS * 1000):
+            if not ready.poll(_TIMEOUT_SECONDS * 1000):
                 raise _stalled(where)
             got = os.readv(pipe.fileno(), [view[done:]])
             if got == 0:
@@ -142,7 +140,7 @@ class DecoderProcess:
 
     def _ended(self, where: str) -> SnapshotError:
         self._channel.close()
-        code = self._process.wait(_PATIENCE_SECONDS) or 0
+        code = self._process.wait(_TIMEOUT_SECONDS) or 0
         if code == -signal.SIGBUS:  # a mapped file was truncated
             return SnapshotChanged("became shorter while it was read", where=where)
         if code == -signal.SIGKILL:  # not caused by the file: an administrator, or the kernel out of memory
@@ -156,11 +154,11 @@ def _malformed(where: str, found: str) -> SnapshotError:
 
 
 def _stalled(where: str) -> SnapshotChanged:
-    return SnapshotChanged("reading does not progress", where=where, found=f"nothing for {_PATIENCE_SECONDS} s")
+    return SnapshotChanged("reading does not progress", where=where, found=f"nothing for {_TIMEOUT_SECONDS} s")
 
 
 class Decoders:
-    """The decoders of one snapshot: one for each pass that runs at the same time."""
+    """The decoders of one snapshot: one for each concurrent pass."""
 
     def __init__(self) -> None:
         self._idle: list[DecoderProcess] = []
@@ -168,7 +166,7 @@ class Decoders:
 
     @contextmanager
     def one(self) -> Iterator[DecoderProcess]:
-        """Lend a decoder; it is not reused if the pass fails."""
+        """Yield a decoder; it is not reused if the pass fails."""
         decoder = self._idle.pop() if self._idle else DecoderProcess.start()
         try:
             yield decoder

@@ -1,7 +1,7 @@
 """Layout delta: a Delta table for each side; the rows are those of the newest version of each table.
 
 The log is read by ``deltalake``, in a separate process under limits; it lists the files of the version, which are read
-like any parquet. Two tables are one snapshot only if their newest data is of the same night: see
+like any parquet. Two tables are one snapshot only if their newest data is from the same night: see
 ``docs/decisions/0011-delta-tables.md``.
 """
 
@@ -31,7 +31,7 @@ from embsync.snapshots.tables import delta_sides
 
 EXPECTS = "items and users, each a Delta table; or one Delta table of items"
 _SCRIPT = Path(__file__).with_name("delta_listing.py")
-_PATIENCE_SECONDS = 120
+_TIMEOUT_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     SnapshotError
         The log is ill-formed, or uses features that are not supported.
     SnapshotIncomplete
-        A table has no commit yet, or it is unknown whether the newest data of the two tables is of the same night.
+        A table has no commit yet, or it is unknown whether the newest data of the two tables is from the same night.
     UsageError
         deltalake is not installed.
     """
@@ -139,7 +139,7 @@ def _newest(place: Place) -> TableVersion:
 
 
 def _require_log(place: Place) -> None:
-    """Require a log of regular files, with a commit."""
+    """Require a log of regular files, with at least one commit."""
     log = place.child("_delta_log").entries()
     links = [name for name, kind in log.items() if kind not in {"file", "directory"}]
     if links:
@@ -179,10 +179,10 @@ def _ask(place: Place) -> dict[str, Any]:
     child = ChildProcess(
         [sys.executable, "-I", str(_SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    written = child.communicate(request.encode(), _PATIENCE_SECONDS)
+    written = child.communicate(request.encode(), _TIMEOUT_SECONDS)
     if written is None:
         raise SnapshotChanged(
-            "reading the log does not progress", where=str(place), found=f"nothing for {_PATIENCE_SECONDS} s"
+            "reading the log does not progress", where=str(place), found=f"nothing for {_TIMEOUT_SECONDS} s"
         )
     try:
         answer: dict[str, Any] = json.loads(written[0])
@@ -193,13 +193,14 @@ def _ask(place: Place) -> dict[str, Any]:
             found=f"its reader {describe_exit(child.wait() or 0)}",
             expected="a log that can be read",
         ) from None
-    if "refused" in answer:
-        raise SnapshotError("malformed Delta log", where=str(place), found=answer["refused"])
+    if "error" in answer:
+        found = f"{answer['error']}: {answer['message']}"
+        raise SnapshotError("malformed Delta log", where=str(place), found=found, expected="a log that can be read")
     return answer
 
 
 def _require_one_night(items: TableVersion, users: TableVersion, place: Place) -> None:
-    """Refuse two tables unless their newest data is known to be of the same run."""
+    """Refuse two tables unless their newest data is known to be from the same run."""
     runs = [version.run for version in (items, users)]
     if runs == [None, None]:
         found, paired = f"items at version {items.number}, users at version {users.number}", _in_step(items, users)
@@ -213,7 +214,7 @@ def _require_one_night(items: TableVersion, users: TableVersion, place: Place) -
     raise SnapshotIncomplete(
         "items and users may be of different nights",
         where=str(place),
-        found=f"{newest.commit} of {ahead}, which waits for one of {behind} after {other.commit}; {found}",
+        found=f"{ahead} at {newest.commit}, but {behind} still at {other.commit}; {found}",
         expected="the same userMetadata in the newest commit of both, or pairs from version 0",
         hint='write both with one run\'s name: .option("userMetadata", RUN) in Spark, '
         'CommitProperties(custom_metadata={"userMetadata": RUN}) in deltalake',
@@ -221,7 +222,7 @@ def _require_one_night(items: TableVersion, users: TableVersion, place: Place) -
 
 
 def _in_step(items: TableVersion, users: TableVersion) -> bool:
-    """Return whether the commits that wrote rows are equally many in both, and each pair precedes the next."""
+    """Return whether both have the same number of commits that wrote rows, and each pair precedes the next."""
     if not (items.from_start and users.from_start and len(items.commits) == len(users.commits)):
         return False
     pairs = [(one["timestamp"], other["timestamp"]) for one, other in zip(items.commits, users.commits, strict=True)]

@@ -34,17 +34,18 @@ def _listing(table: Any, root: str) -> dict[str, Any]:
 
 
 def _has_deletion_vectors(table: Any) -> bool:
-    """Return whether any file of the version has a deletion vector, even if the protocol's features omit them."""
+    """Return whether any file of the version has a deletion vector, even if the protocol does not list that feature."""
     try:
         return any(len(batch) for batch in table.deletion_vectors())
-    except Exception:  # there are some, of a kind that cannot be read; none is read anyway
+    except Exception:  # there are some, but not readable ones; tables with any are refused
         return True
 
 
 def _commits(log: str, newest: int) -> dict[str, Any]:
     """Return the commits that wrote rows, oldest first, and whether the log still begins with the first commit.
 
-    A commit that only moves rows, such as OPTIMIZE, is marked so (``dataChange``); a DELETE does not start a new night.
+    A commit that only moves rows, such as OPTIMIZE, is not one of them: its ``dataChange`` is false. Neither is a
+    DELETE, which does not start a new night.
     """
     names = sorted(
         name
@@ -91,7 +92,7 @@ def main() -> None:
     try:
         answer = _listing(deltalake.DeltaTable(wanted["table"]), wanted["table"])
     except Exception as error:  # any exception is caused by the log
-        answer = {"refused": f"{type(error).__name__}: {error}"[:300]}
+        answer = {"error": type(error).__name__, "message": str(error)[:300]}
     sys.stdout.write(json.dumps(answer))
 
 

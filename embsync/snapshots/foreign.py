@@ -1,4 +1,4 @@
-"""Formats that no layout reads: recognized by first bytes or name, each with the command that converts it.
+"""Formats that no layout reads: recognised by first bytes or name, each with the command that converts it.
 
 First bytes take precedence, since a pickle or a Git LFS pointer may have any name. In a command, ``{py}`` is the file,
 ``{dir}`` its directory with a slash, ``{model}`` the pickle it belongs to, and ``{parquet}``, ``{vec}`` and ``{npz}``
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 LONGEST_START = 1024
 GENSIM_ARRAY = re.compile(r"\.(vectors|syn1neg|syn1|vectors_ngrams|vectors_vocab|vectors_lockf|cum_table)\.npy$", re.I)
 
-_GENSIM_LINE = (
+_GENSIM = (
     "in Python: import gensim; p = {}; m = gensim.utils.SaveLoad.load(p); "
     "getattr(m, 'wv', m).save_word2vec_format(p + '.vec')"
 )
@@ -34,7 +34,7 @@ class Foreign:
     """A format: what it is, the command that converts it, and the pattern of its file names."""
 
     what: str
-    line: str
+    command: str
     endings: str = "$^"
     #: The command for a file with another ending.
     renamed: str | None = None
@@ -77,9 +77,9 @@ KINDS = {
     "orc": Foreign("ORC", "in Python: import pandas; pandas.read_orc({py}).to_parquet({parquet})", r"\.orc$"),
     "avro": Foreign("Avro", "in Python: import polars; polars.read_avro({py}).write_parquet({parquet})", r"\.avro$"),
     "gensim array": Foreign(
-        "a matrix that gensim keeps beside its pickle", _GENSIM_LINE.format("{model}"), GENSIM_ARRAY.pattern
+        "a matrix that gensim keeps beside its pickle", _GENSIM.format("{model}"), GENSIM_ARRAY.pattern
     ),
-    "gensim": Foreign("a pickle, probably gensim's", _GENSIM_LINE.format("{py}"), r"\.(model|kv|wordvectors|w2v|d2v)$"),
+    "gensim": Foreign("a pickle, probably gensim's", _GENSIM.format("{py}"), r"\.(model|kv|wordvectors|w2v|d2v)$"),
     "tensorflow": Foreign(
         "a TensorFlow checkpoint", _CHECKPOINT.format("{dir}"), r"\.data-\d{5}-of-\d{5}$|ckpt.*\.(index|meta)$"
     ),
@@ -264,7 +264,7 @@ def by_start(data: bytes) -> str | None:
     if _PICKLE.match(data):
         return "joblib" if b"joblib" in data else "gensim" if b"gensim." in data else "pickle"
     found = next((kind for kind, start in _STARTS if data.startswith(start)), None)
-    return found or next((kind for kind, tells in _PATTERNS if tells(data)), None)
+    return found or next((kind for kind, matches in _PATTERNS if matches(data)), None)
 
 
 def by_name(name: str) -> str | None:

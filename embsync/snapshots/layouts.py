@@ -1,4 +1,4 @@
-"""The table of layouts, and the choice of one. A new format is one module and one line of the table."""
+"""The table of layouts, and the choice of one. A new format needs one module and one line in the table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from embsync.snapshots import (
     word2vec_binary,
 )
 from embsync.snapshots.accounting import Claim, Missing, missing_of, unread
-from embsync.snapshots.conversions import misnamed, seen
+from embsync.snapshots.conversions import describe_unrecognised, misnamed
 from embsync.snapshots.files import Place
 from embsync.snapshots.sides import IdentifiedSide, require_agreement
 from embsync.snapshots.snapshot import Snapshot
 from embsync.snapshots.tables import reject_tables
 
-#: Expected where nothing shows which layout was intended.
-_EXPECTED = "items.npy with item_ids.npy, one .npz, items.parquet, items.safetensors (and users beside), or one .vec"
+#: What messages give as expected if nothing shows which layout was intended.
+_EXPECTED = "items.npy with item_ids.npy, one .npz, items.parquet, items.safetensors (likewise for users), or one .vec"
 
 Sides = tuple[IdentifiedSide, IdentifiedSide | None]
 
@@ -50,11 +50,11 @@ class Layout:
     recognise : function of a Place
         Inspects names and first bytes only.
     claim : function of a Place and the configuration
-        Returns which entries it reads, by names.
+        Returns which entries the layout reads, by their names.
     open_sides : function of a Place and the configuration
         Reads headers, no rows.
     is_foreign : function of a Place
-        Returns whether what is recognised cannot be a side, by reading a few headers.
+        Returns whether what was recognised cannot be a side; reads a few headers.
     """
 
     name: str
@@ -104,10 +104,10 @@ def open_snapshot(
     Parameters
     ----------
     path : str or Path
-        A directory or file. If it is a link, it is followed once and keeps its name; links inside are followed if
+        A directory or file. A link is followed once, and its own name is the snapshot's; links inside are followed if
         they stay in the directory, or in the cache that it belongs to.
     config : SnapshotConfig
-        ``layout: auto`` takes the one layout that recognises itself.
+        ``layout: auto`` selects the one layout that recognises ``path``.
     follow_link : bool
         False refuses a ``path`` that is a link, and links inside, as in a watched directory.
     marker : str
@@ -125,13 +125,13 @@ def open_snapshot(
     SnapshotError
         No layout or several fit, or a file is ill-formed; the message names it, what was found and expected.
     SnapshotChanged
-        Something came or went meanwhile; trying again later may succeed.
+        Something was added or removed meanwhile; a later attempt may succeed.
     UsageError
         The layout needs a package that is not installed.
     """
     place = Place.at(path, follow_link=follow_link, inner_links=follow_link)
     if place.given is not None and not recognised_by(place, config):
-        place = replace(place, given=None)  # a link without suffix, to a file with one
+        place = replace(place, given=None)  # a link without a suffix to a file with one
     if printable(place.name) != place.name:
         raise SnapshotError("a name that is not UTF-8 cannot be recorded", where=str(place), hint="rename it")
     reject_tables(place)
@@ -189,7 +189,7 @@ def recognised_by(place: Place, config: SnapshotConfig) -> list[Layout]:
 
 
 def is_foreign(place: Place, config: SnapshotConfig) -> bool:
-    """Return whether ``place`` is recognised but known not to be a snapshot; False if the layout is configured."""
+    """Return whether ``place`` is recognised but known not to be a snapshot; False unless the layout is auto."""
     fitting = recognised_by(place, config) if config.layout == "auto" else []
     return bool(fitting) and all(layout.is_foreign(place) for layout in fitting)
 
@@ -210,7 +210,7 @@ def _choose(place: Place, config: SnapshotConfig) -> Layout:
             expected="one",
             hint="set snapshot.layout",
         )
-    found, hint = seen(place)
+    found, hint = describe_unrecognised(place)
     expected = None if hint else _EXPECTED
     if config.layout != "auto":
         expected = " | ".join(f"{one.name}: {one.expects}" for one in _allowed(config))

@@ -13,7 +13,7 @@ from typing import Literal
 Side = Literal["items", "users"]
 Role = Literal["vectors", "ids", "weights"]
 
-#: Words, in lower case, that name a side as a word of a name (``user_factors``, ``itemFactors``).
+#: Lower-case words that name a side as part of a name (``customer_factors``, ``productFactors``).
 _WORDS: dict[Side, frozenset[str]] = {
     "users": frozenset(
         {
@@ -124,14 +124,14 @@ _ABOUT = frozenset(
 )
 _WEIGHT_WORDS = frozenset({"weight", "weights", "bias", "biases", "counts", "popularity"})
 
-#: Suffixes of data files. Anything after one, other than a compression, was added by the program that writes the file.
+#: Suffixes of data files. Anything else after one was added by the program that writes the file.
 _DATA = (
     "parquet|parq|pq|npy|npz|safetensors|vec|txt|csv|tsv|json|jsonl|ndjson|arrow|feather|ipc|orc|avro|h5|hdf5|pt|"
     "pth|pkl|pickle|bin|kv|model|ckpt|tfrecord|tfrecords|lance|gz|zst|bz2|xz|lz4|zip|tar|tgz|snappy"
 )
 _DATA_END = re.compile(rf"\.(?:{_DATA})$", re.IGNORECASE)
 _DATA_NAME = re.compile(rf"^(?P<final>.+?(?:\.(?:{_DATA}))+)(?P<rest>[._~-].+|~|_)$", re.IGNORECASE)
-#: rsync, Hadoop, gsutil, rclone, aria2, browsers, WinSCP, Flink, Hugging Face, MinIO, editors, and ``mkstemp`` idioms.
+#: Added by rsync, Hadoop, gsutil, rclone, aria2, browsers, WinSCP, Flink, Hugging Face, MinIO, editors, ``mkstemp``.
 _UNFINISHED_END = re.compile(
     r"(?:\._COPYING_|_?\.gstmp|\.(?:part|partial|crdownload|opdownload|download|filepart|tmp|temp|inprogress|in-progress|"
     r"incomplete|pending|uploading|downloading|unfinished|writing|aria2|st|meta4|minio|lftp|swp|swx|bak~?)|~)"
@@ -166,7 +166,7 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|2(?=[a-z]*id)", re
 
 
 @dataclass(frozen=True)
-class Named:
+class ParsedName:
     """The interpretation of a name.
 
     Attributes
@@ -193,12 +193,12 @@ class Named:
     harmless: bool = False
 
 
-def parse(name: str) -> Named:
+def parse(name: str) -> ParsedName:
     """Return the interpretation of the name of a file or directory."""
     if _UNFINISHED_DIRECTORY.match(name):
-        return Named(name, finished=False)
+        return ParsedName(name, finished=False)
     if _HARMLESS.match(name):
-        return Named(name, harmless=True)
+        return ParsedName(name, harmless=True)
     control = _CONTROL.match(name)
     final = _final_name(name)
     side = side_of(final)
@@ -213,7 +213,7 @@ def parse(name: str) -> Named:
         role = "weights"
     # a hidden file that is neither data nor about a side belongs to a program, and is not a transfer
     own = side is None and ((name.startswith((".", "_")) and not _DATA_END.search(final)) or name.lstrip("_") == final)
-    return Named(final, side, role, final == name or own, controls=control is not None)
+    return ParsedName(final, side, role, final == name or own, controls=control is not None)
 
 
 def side_of(name: str) -> Side | None:

@@ -2,7 +2,7 @@
 
 The names of an array's pieces differ only in a number (``items-00000.npy``, ``items_1.npy``, ``part-2-of-8.npy``). They
 are at the snapshot's root or in a directory with the name of the array. Ids are pieces as well, or one
-``item_ids.npy``; of items alone also a column of numbered parquet files in a directory beside them.
+``item_ids.npy``; without users, they may also be a column of numbered parquet files in a directory beside the pieces.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Group:
     pieces: tuple[tuple[int, int | None, NpyFile], ...]
 
     @property
-    def parsed(self) -> names.Named:
+    def parsed(self) -> names.ParsedName:
         """The interpretation of the label."""
         return names.parse(self.label)
 
@@ -109,17 +109,21 @@ class Group:
         ordered = sorted(self.pieces, key=lambda piece: (piece[0], str(piece[2])))
         numbers, totals = [number for number, _, _ in ordered], {of for _, of, _ in ordered}
         where, first = str(ordered[0][2]), numbers[0]
-        total = totals.pop() if len(totals) == 1 else -1
-        if total == -1 or (total is not None and len(ordered) > total):
+        stated = ", ".join(sorted(str(total) for total in totals if total is not None))
+        total = totals.pop()
+        if totals or (total is not None and len(ordered) > total):
             raise SnapshotError(
-                "pieces of more than one array", where=where, found=f"{len(ordered)} of {total}", expected="one total"
+                "pieces of more than one array",
+                where=where,
+                found=f"{len(ordered)} pieces, whose names say {stated}",
+                expected="one array, of as many pieces as all names say",
             )
         if total is not None and len(ordered) < total:
             raise SnapshotIncomplete(
                 "pieces are missing",
                 where=where,
                 found=f"{len(ordered)} pieces",
-                expected=f"{total}, as they are named",
+                expected=f"{total}, according to their names",
             )
         missing = next((right for right, number in enumerate(numbers, min(first, 1)) if right != number), None)
         if missing is not None:
@@ -152,10 +156,10 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
     """Return which entries at ``place`` this layout reads."""
     arrays, table = _arrays(place), _table(place)
     taken = {_SIDES[side][_ROLES.index(role)] for side, role in arrays} | ({ITEM_NAMES[1]} if table else set())
-    taken |= {name for name in _whole_arrays(place) if name not in taken}
+    taken |= {name for name in _unsplit_arrays(place) if name not in taken}
     paths = {"/".join(file.place.parts[len(place.parts) :]) for group in arrays.values() for _, _, file in group.pieces}
     paths |= {f"{file.parts[-2]}/{file.name}" for file in table}
-    entries = {path.partition("/")[0] for path in paths} | {f"{name}.npy" for name in _whole_arrays(place)}
+    entries = {path.partition("/")[0] for path in paths} | {f"{name}.npy" for name in _unsplit_arrays(place)}
     return Claim(found_sides(taken, config), frozenset(entries), inside=frozenset(paths))
 
 
@@ -164,7 +168,7 @@ def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, Id
     stored: dict[str, Stored] = {
         _SIDES[side][_ROLES.index(role)]: Pieces(group.in_order()) for (side, role), group in _arrays(place).items()
     }
-    for name, file in _whole_arrays(place).items():
+    for name, file in _unsplit_arrays(place).items():
         if name in stored:
             raise SnapshotError(
                 f"more than one {name}", where=str(place), found=f"{stored[name]}, {file}", expected="one"
@@ -211,7 +215,7 @@ def _open_with_table(vectors: Stored, table: list[Place], config: SnapshotConfig
 
 
 def _arrays(place: Place) -> dict[tuple[str, str], Group]:
-    """Return the groups of pieces by side and role; a group whose name has no side is items if no other is."""
+    """Return the groups of pieces by side and role; a group whose name has no side is of the items if no other is."""
     found: dict[tuple[str, str], Group] = {}
     nameless: dict[str, list[Group]] = {}
     for group in _groups(place):
@@ -256,7 +260,7 @@ def _groups_in(folder: Place, files: list[str], called: str | None) -> list[Grou
     return [Group(prefix + stem, tuple(pieces)) for stem, pieces in stems.items()]
 
 
-def _whole_arrays(place: Place) -> dict[str, NpyFile]:
+def _unsplit_arrays(place: Place) -> dict[str, NpyFile]:
     entries = place.entries()
     wanted = (*ITEM_NAMES[1:], *USER_NAMES[1:])
     return {name: NpyFile(place.child(f"{name}.npy")) for name in wanted if f"{name}.npy" in entries}

@@ -40,7 +40,7 @@ _VECTORS = re.compile(r"emb|vec|factor|latent|^arr_\d+$", re.IGNORECASE)
 #: An archive of more arrays than this is never dismissed as foreign.
 _MOST_FOREIGN = 64
 
-#: Most bytes read at once: the zip reader reads its entire directory at once, and members in pieces.
+#: Most bytes read at once: the zip reader reads the archive's entire directory at once, and members in pieces.
 _LONGEST_READ = 4 * 1024**2
 _PIECE = 1024**2
 #: Deflate expands one byte to at most 1,032 (zlib's technical notes); a member that claims more is forged.
@@ -149,7 +149,7 @@ class NpzMember:
             with _refusing(where):
                 packed = zipfile.ZipFile(_ShortReads(file, where))
                 info = packed.getinfo(self.member)
-                _judge(info, file_size(file), where)
+                _require_plausible_size(info, file_size(file), where)
                 stream = packed.open(info)
             with packed, stream:
                 yield info, stream
@@ -178,7 +178,7 @@ class _Stream:
         self._where = where
 
     def fill(self, target: Array, offset: int) -> None:
-        """Fill an array with the bytes at ``offset``: where the last call ended, or within the start."""
+        """Fill an array with the bytes at ``offset``, which is where the last call ended, or within the start."""
         view = target.reshape(-1).view(np.uint8).data
         done = 0
         if offset < len(self._start):
@@ -201,7 +201,7 @@ class _Stream:
             piece = self._stream.read(size)
             self._read += len(piece)
             if self._read >= self._size:
-                self._stream.read(1)  # the stream checks the checksum at its end
+                self._stream.read(1)  # the stream verifies the checksum at its end
         if not piece:
             raise SnapshotError("ends early", where=self._where, found=f"{self._read} bytes", expected=f"{self._size}")
         return piece
@@ -294,7 +294,7 @@ def _members(archive: Place) -> dict[str, str]:
     return {name.removesuffix(".npy"): name for name in names}
 
 
-def _judge(info: zipfile.ZipInfo, archive_bytes: int, where: str) -> None:
+def _require_plausible_size(info: zipfile.ZipInfo, archive_bytes: int, where: str) -> None:
     if info.flag_bits & _ENCRYPTED:
         raise SnapshotError("an encrypted member", where=where, expected="a plain one")
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:

@@ -101,8 +101,8 @@ class IdentifiedSide:
         """Numbers in a row."""
         return self.vectors.width
 
-    def called(self, name: str) -> Self:
-        """Return the same rows as a side of another name."""
+    def renamed(self, name: str) -> Self:
+        """Return the same rows as a side with another name."""
         other = copy(self)
         other.name = name
         return other

@@ -1,6 +1,6 @@
 """Layout state_dict: one safetensors file with a model's tensors, including those of both sides.
 
-``save_file(model.state_dict(), "model.safetensors")`` leaves ``item_embedding.weight`` and ``user_embedding.weight``.
+``save_file(model.state_dict(), "model.safetensors")`` writes ``item_embedding.weight`` and ``user_embedding.weight``.
 The tensors are found by name, or configured by ``snapshot.vector_column``. Ids are tensors of the same file, or in a
 file beside it for each side: ``item_ids.npy``, or a vocabulary such as ``item_vocab.json``.
 """
@@ -44,7 +44,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
     headers = _headers(file)
     vectors = {side: name for side in (ITEMS, USERS) if (name := _vectors(side, headers, config, file)) is not None}
     beside = {side: _beside(place, side, vectors) for side in vectors}
-    whole = {
+    identified = {
         side
         for side in vectors
         if beside[side] or config.row_number_ids or _ids_inside(side, headers, config) is not None
@@ -52,7 +52,7 @@ def claim(place: Place, config: SnapshotConfig) -> Claim:
     entries = {path.name for files in beside.values() for path in files}
     if place.kind() == "directory":
         entries.add(file.name)
-    return Claim(frozenset(whole), frozenset(entries))
+    return Claim(frozenset(identified), frozenset(entries))
 
 
 def open_sides(place: Place, config: SnapshotConfig) -> tuple[IdentifiedSide, IdentifiedSide | None]:
@@ -128,7 +128,7 @@ def _ids_inside(side: str, headers: Mapping[str, ArrayHeader], config: SnapshotC
 
 
 def _beside(place: Place, side: str, vectors: Mapping[str, str]) -> list[Place]:
-    """Return the files of ids of a side; one whose name has no side is of items, if there are no users."""
+    """Return the files with ids of a side; a file whose name has no side is of the items, if there are no users."""
     if place.kind() == "file":
         return []
     found = []

@@ -73,7 +73,7 @@ def _from_text(place: Place) -> Array:
             raise SnapshotError(
                 "an id of an unusable length or with a NUL",
                 where=str(place),
-                found=f"{len(line)} bytes in line {_AT_ONCE * len(parts) + len(batch)}",
+                found=f"{len(line)} bytes in line {_AT_ONCE * len(parts) + len(batch) + 1}",
                 expected=f"1 to {LONGEST_ID} bytes of text",
             )
         integers = integers and _INTEGER.fullmatch(line) is not None

@@ -79,7 +79,7 @@ class StoreContents:
         Raises
         ------
         NotFoundError
-            It does not; the message lists those that do.
+            The version does not exist; the message lists those that do.
         """
         path = self.versions / layout.version_name(number)
         if not path.is_dir() or number in layout.unpublished_numbers(self.versions):
@@ -172,14 +172,14 @@ class StoreContents:
                 problems.append(f"{entry.path}: {wrong.found}{expected}")
         return problems
 
-    def other_sizes(self, number: int) -> list[StoreDamaged]:
+    def wrong_sizes(self, number: int) -> list[StoreDamaged]:
         """Return an error for each file of a version that is missing or has another size; none is hashed."""
         folder = self.path(number)
         sizes = ((entry, mismatch(folder, entry, hashed=False)) for entry in self.manifest(number).files)
         return [damaged_file(folder, entry, wrong) for entry, wrong in sizes if wrong is not None]
 
     def damage(self) -> list[StoreDamaged]:
-        """Return what shows without hashing: damage to the current version, journal and order, lost manifests."""
+        """Return the damage found without hashing: of the current version, journal or order, and missing manifests."""
         found = [
             StoreDamaged(
                 "damaged line",
@@ -206,13 +206,13 @@ class StoreContents:
 
     def _damage_of_current(self) -> list[StoreDamaged]:
         number = self.current()
-        return [] if number is None else self.other_sizes(number)
+        return [] if number is None else self.wrong_sizes(number)
 
     def events(self) -> list[Event]:
-        """Return the journal's events, with lost ones restored from manifests in their places.
+        """Return the journal's events in order, with lost ones restored from manifests.
 
-        A damaged line must not make a published snapshot a new one: the manifest of every version that was published
-        and still exists has its snapshot.
+        A damaged line must not make a published snapshot look new: the manifest of every published version that still
+        exists names its snapshot.
         """
         events = list(self.journal.events())
         written = {event.version for event in events if event.event in PUBLISHES}

@@ -39,7 +39,7 @@ class NotReverted(StoreError):
 
 @contextlib.contextmanager
 def storage_errors(where: str | Path) -> Iterator[None]:
-    """Convert errors of the operating system to errors of the store."""
+    """Convert OSError to OutOfSpace or StoreError."""
     try:
         yield
     except OSError as error:
@@ -59,7 +59,7 @@ def storage_errors(where: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_errors(what: str, where: str | Path) -> Iterator[None]:
-    """Convert errors of the operating system about a file outside a store to errors of embsync."""
+    """Convert OSError about a file outside a store to OutOfSpace or StoreError."""
     try:
         yield
     except OSError as error:
@@ -71,7 +71,7 @@ def write_errors(what: str, where: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def taking_effect(effect: str, took_effect: Callable[[], bool], where: Path) -> Iterator[None]:
-    """Make an error say that the change took effect, if it did, but may not be durable."""
+    """Convert OSError, if the change took effect anyway, to StoreError: the change may not be durable."""
     try:
         yield
     except OSError as error:
@@ -110,7 +110,7 @@ def close(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _own_file(path: Path) -> tuple[Path, int]:
+def _create_temporary(path: Path) -> tuple[Path, int]:
     """Create a temporary file beside ``path`` and lock it."""
     while True:
         fresh = path.parent / f".{path.name}-{secrets.token_hex(4)}"
@@ -120,7 +120,7 @@ def _own_file(path: Path) -> tuple[Path, int]:
 
 
 def lock_new(descriptor: int) -> bool:
-    """Lock what was just created; if a sweep was faster, close it and return False."""
+    """Lock a file or directory that was just created; if a sweep removed it first, close it and return False."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
@@ -135,11 +135,11 @@ def lock_new(descriptor: int) -> bool:
 def require_same(path: Path, descriptor: int) -> None:
     """Raise unless a path is that of the open file: a rename may report success without effect."""
     if not os.path.samestat(path.stat(), os.fstat(descriptor)):
-        raise OSError(errno.EIO, "a rename did nothing", str(path))
+        raise OSError(errno.EIO, "a rename had no effect", str(path))
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; return False if the file system or the kernel does not support it."""
+    """Exchange two names atomically; return False if the file system or the kernel does not support it."""
     return _renameat2(one, other, _EXCHANGE)
 
 
@@ -177,7 +177,7 @@ def switch_link(link: Path, target: str) -> None:
         _discard(fresh)
         raise
     if link.readlink() != Path(target):
-        raise OSError(errno.EIO, "a rename did nothing", str(link))
+        raise OSError(errno.EIO, "a rename had no effect", str(link))
     sync_directory(link.parent)
 
 
@@ -189,8 +189,8 @@ def remove_link(link: Path) -> None:
 
 @contextlib.contextmanager
 def _replacement(path: Path) -> Iterator[int]:
-    """Give the descriptor of a temporary file, which replaces ``path`` at the end; it must be synced by then."""
-    fresh, descriptor = _own_file(path)
+    """Yield the descriptor of a temporary file that replaces ``path`` at the end; the caller must sync it."""
+    fresh, descriptor = _create_temporary(path)
     try:
         yield descriptor
         fresh.replace(path)
@@ -206,11 +206,11 @@ def _replacement(path: Path) -> Iterator[int]:
 def replace_file(path: Path, data: bytes, require: Callable[[], None] | None = None) -> None:
     """Replace a small file atomically: write a temporary file, sync, read it back, rename it, sync the directory.
 
-    ``require`` raises if the directory is the wrong one by now. It is called when the temporary file exists, without
-    which no rename succeeds: a directory that took the place of another is never written to.
+    ``require`` must raise if another directory has taken the place of this one. It is called once the temporary file
+    exists, without which the rename fails, so that no file of another directory is ever replaced.
     """
     with _replacement(path) as descriptor:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         os.fsync(descriptor)
         _require_contents(descriptor, 0, data, path)
         if require is not None:
@@ -218,7 +218,7 @@ def replace_file(path: Path, data: bytes, require: Callable[[], None] | None = N
 
 
 def copy_file(source: Path, path: Path) -> None:
-    """Copy a file of any size atomically: to a temporary file, synced, which is renamed."""
+    """Copy a file of any size atomically: write a temporary file, sync it, rename it."""
     with _replacement(path) as descriptor, source.open("rb", buffering=0) as file:
         while os.sendfile(descriptor, file.fileno(), None, _COPIED_AT_ONCE):
             pass
@@ -229,7 +229,7 @@ def remove_file(path: Path) -> None:
     """Remove a small file durably."""
     path.unlink()
     if path.exists():
-        raise OSError(errno.EIO, "a removal did nothing", str(path))
+        raise OSError(errno.EIO, "a removal had no effect", str(path))
     sync_directory(path.parent)
 
 
@@ -263,7 +263,7 @@ def append_line(path: Path, line: bytes) -> None:
         torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
         data = (b"\n" if torn else b"") + line + b"\n"
         try:
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             os.fsync(descriptor)
             _require_contents(descriptor, end, data, path)
             if end == 0:  # even if the file existed: its directory entry may not be durable
@@ -292,7 +292,8 @@ def _revert(descriptor: int, end: int, path: Path, error: BaseException) -> None
         ) from error
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``, which may take several calls."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -1,4 +1,4 @@
-"""``hold`` and ``resume``: while a file exists in the store, the daemon publishes nothing."""
+"""``hold`` and ``resume``: while the file ``hold`` exists in a store, the daemon publishes nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from embsync.manifest import Manifest
 from embsync.store import Store
 from embsync.store.critical import uninterrupted
 from embsync.store.durable import remove_file, replace_file, storage_errors, taking_effect
-from embsync.store.journal import Event, now
-from embsync.store.records import read_struct
+from embsync.store.journal import Event
+from embsync.store.records import read_struct, timestamp
 from embsync.store.staging import Staging
 
 HOLD = "hold"
@@ -57,8 +57,8 @@ def held(root: Path) -> Hold | None:
         return Hold(time="an unknown time", reason=str(error))
 
 
-def _is_there(root: Path) -> bool:
-    """Return whether a store has a hold; if that cannot be determined, see :func:`held`."""
+def _exists(root: Path) -> bool:
+    """Return whether the hold file exists, readable or not."""
     with storage_errors(root / HOLD):
         try:
             os.lstat(root / HOLD)
@@ -71,11 +71,11 @@ def hold(store: Store, reason: str | None = None) -> bool:
     """Stop the daemon from publishing; return False if the store is already on hold."""
     store.require()
     with store.locked(even_when_full=True):
-        if _is_there(store.root):
+        if _exists(store.root):
             return False
         with uninterrupted(), storage_errors(store.root):
-            with taking_effect("on hold", lambda: _is_there(store.root), store.root):
-                replace_file(store.root / HOLD, msgspec.json.encode(Hold(now(), reason)))
+            with taking_effect("on hold", lambda: _exists(store.root), store.root):
+                replace_file(store.root / HOLD, msgspec.json.encode(Hold(timestamp(), reason)))
             store.journal.record(Event(event="held", reason=reason), "on hold: the daemon publishes nothing")
     return True
 
@@ -84,10 +84,10 @@ def resume(store: Store) -> bool:
     """Let the daemon publish again; return False if it was not on hold."""
     store.require()
     with store.locked(even_when_full=True):
-        if not _is_there(store.root):
+        if not _exists(store.root):
             return False
         with uninterrupted(), storage_errors(store.root):
-            with taking_effect("resumed", lambda: not _is_there(store.root), store.root):
+            with taking_effect("resumed", lambda: not _exists(store.root), store.root):
                 remove_file(store.root / HOLD)
             store.journal.record(Event(event="resumed"), "resumed: the daemon publishes again")
     return True

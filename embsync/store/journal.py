@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import zlib
 from collections.abc import Iterator
@@ -15,14 +14,14 @@ import msgspec
 
 from embsync.errors import StoreError
 from embsync.store.durable import append_line, storage_errors
-from embsync.store.records import MALFORMED, open_record, require_time
+from embsync.store.records import MALFORMED, open_record, require_time, timestamp
 
 #: Longest line in bytes: an event has at most about twenty checks of a hundred bytes each.
 _LONGEST_LINE = 2**20
 #: Twice the longest path on Linux.
 _LONGEST_NAME = 8192
-#: Longest line that is searched for a flipped bit, in time quadratic in its length: less than a second here.
-_LONGEST_MENDED = 4096
+#: Longest line that is searched for a flipped bit, in time quadratic in its length: less than a second for this length.
+_LONGEST_CORRECTED = 4096
 #: The last member of a line: the CRC-32 of everything before it.
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 
@@ -40,9 +39,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     snapshot : dict
         name, path, fingerprint, stamp and mtime_ns (of its newest file, as text) of the snapshot concerned.
     checks : list
-        Checks that did not pass; all of them where a check refused.
+        Checks that did not pass; after a refusal, all checks.
     error : dict
-        Why a snapshot failed; of a published version, what was wrong with the parent's index.
+        Why a snapshot failed; for a published version, what was wrong with the parent's index.
     """
 
     event: str
@@ -60,14 +59,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     recovered: bool = False
 
 
-def now() -> str:
-    """Return the current time as RFC 3339 UTC, to the second."""
-    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 @dataclass(frozen=True)
 class DamagedLine:
-    """A damaged line: its number from 1, what is wrong with it, and its bytes, or the first of them."""
+    """A damaged line: its number, counted from 1, what is wrong with it, and its bytes, which may be truncated."""
 
     number: int
     problem: str
@@ -86,7 +80,7 @@ class Journal:
 
     def append(self, event: Event) -> None:
         """Append an event durably, with the current time."""
-        append_line(self._path, _sealed(msgspec.json.encode(msgspec.structs.replace(event, time=now()))))
+        append_line(self._path, _sealed(msgspec.json.encode(msgspec.structs.replace(event, time=timestamp()))))
 
     def record(self, event: Event, effect: str) -> None:
         """Append an event for a change that has taken effect.
@@ -94,7 +88,7 @@ class Journal:
         Raises
         ------
         NotJournaled
-            It could not be written; the message says that the change took effect.
+            The event could not be written; the message says that the change took effect.
         """
         try:
             with storage_errors(self._path):
@@ -125,7 +119,7 @@ class Journal:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file without their ends; lines that are too long are truncated."""
+    """Yield the lines of a file without line terminators; lines that are too long are truncated."""
     file = open_record(path)
     if file is None:
         return
@@ -146,7 +140,7 @@ def _parsed(
 ) -> Iterator[Event | DamagedLine]:
     """Yield the event of a line, its damage, or both if the checksum shows which bit changed.
 
-    If earlier lines have checksums (``sealed``), this one must have one too: releases without checksums came before.
+    If earlier lines have checksums (``sealed``), this one must have one too: only earlier releases wrote none.
     """
     if len(line) >= _LONGEST_LINE:
         yield DamagedLine(number, f"longer than {_LONGEST_LINE:,} bytes", line)
@@ -176,13 +170,13 @@ def _parsed(
 def _corrected(line: bytes, checksum: int) -> bytes | None:
     """Return a line with the one bit flipped that makes it match its checksum, or None if there is none.
 
-    CRC-32 identifies single bits in anything as short as a line. The flipped bit may also be in the checksum itself.
+    CRC-32 locates a single flipped bit in a line of this length. The flipped bit may also be in the checksum itself.
     """
     written, found = b"%08x" % checksum, b"%08x" % zlib.crc32(line)
     wrong = [one ^ other for one, other in zip(written, found, strict=True) if one != other]
     if len(wrong) == 1 and wrong[0].bit_count() == 1:
         return line
-    if len(line) > _LONGEST_MENDED:
+    if len(line) > _LONGEST_CORRECTED:
         return None
     changed = bytearray(line)
     for place in range(len(line)):
@@ -203,4 +197,4 @@ def _require_sound(event: Event) -> None:
         require_time(event.time)
     mtime_ns = snapshot.get("mtime_ns")
     if mtime_ns is not None and not re.fullmatch(r"-?[0-9]{1,20}", mtime_ns):
-        raise ValueError("a time that is not a number")
+        raise ValueError("mtime_ns is not an integer")

@@ -27,12 +27,12 @@ STATUS = "status.json"
 ORDER = "order.json"
 LOCK = "lock"
 DAEMON_LOCK = "daemon.lock"
-#: In a store that is pulled from elsewhere: from where, and what was there.
+#: In a store that is pulled: its source, and what was current there.
 SOURCE = "source.json"
-#: Held by the one of several pulls that transfers.
+#: Held while a version is pulled, so that only one pull transfers at a time.
 PULL_LOCK = "pull.lock"
 MANIFEST = "manifest.json"
-#: Its hash, in the format of sha256sum.
+#: Hash of the manifest, in the format of sha256sum.
 MANIFEST_HASH = "manifest.sha256"
 INDEX = "index.faiss"
 INDEX_ROWS = "index_rows.npy"
@@ -129,17 +129,17 @@ def is_described(folder: Path) -> bool:
 
 
 def without_manifest(root: Path) -> list[StoreDamaged]:
-    """Return an error for each directory with the name of a version that has no manifest, nor is being published."""
+    """Return an error for each directory named like a version that has no manifest and is not being published."""
     versions = root / VERSIONS
     numbers = set(version_numbers(versions)) - described_numbers(versions) if versions.is_dir() else set()
     with contextlib.suppress(StoreError, NotFoundError):
-        numbers.discard(named_number(root) or 0)  # reported by its readers
+        numbers.discard(named_number(root) or 0)  # reported when it is read
     folders = [versions / version_name(number) for number in sorted(numbers)]
     return [
         StoreDamaged(
-            "a version without manifest, or not a version",
+            "a version without a manifest, or not a version",
             where=folder,
-            hint=f"to put it aside: mv {quoted(str(folder))} {quoted(str(_free(root / folder.name)))}",
+            hint=f"to move it aside: mv {quoted(str(folder))} {quoted(str(_free(root / folder.name)))}",
         )
         for folder in folders
         if folder.is_dir() and not is_described(folder)  # and was not pruned meanwhile
@@ -186,7 +186,7 @@ def current_number(root: Path) -> int | None:
             return named
         before, named = named, named_number(root)
         if named == before:  # otherwise it was switched between the two reads
-            raise _lost(root, named)
+            raise _lost_error(root, named)
 
 
 def require_directory(root: Path) -> None:
@@ -195,6 +195,7 @@ def require_directory(root: Path) -> None:
     Raises
     ------
     StoreError
+        The path exists and is not a directory.
     """
     if os.path.exists(root) and not os.path.isdir(root):  # noqa: PTH110, PTH112  (these raise nothing)
         raise StoreError(
@@ -233,7 +234,7 @@ def named_number(root: Path) -> int | None:
             where=root / CURRENT,
             found=error.strerror,
             expected="a link to versions/NNNNNN",
-            hint=_relink(root),
+            hint=_relink_hint(root),
         ) from error
     if not _VERSION_NAME.fullmatch(target.name) or not _is_versions(root, target.parent):
         raise StoreDamaged(
@@ -241,12 +242,12 @@ def named_number(root: Path) -> int | None:
             where=root / CURRENT,
             found=str(target),
             expected="versions/NNNNNN",
-            hint=_relink(root),
+            hint=_relink_hint(root),
         )
     return int(target.name)
 
 
-def _lost(root: Path, named: int | None) -> StoreDamaged:
+def _lost_error(root: Path, named: int | None) -> StoreDamaged:
     if named is None:
         numbers = ", ".join(map(str, version_numbers(root / VERSIONS)))
         return StoreDamaged(
@@ -254,18 +255,18 @@ def _lost(root: Path, named: int | None) -> StoreDamaged:
             where=root / CURRENT,
             found=f"no link beside versions {numbers}",
             expected="a link to one of them",
-            hint=_relink(root),
+            hint=_relink_hint(root),
         )
     return StoreDamaged(
         "'current' names a version that does not exist",
         where=root / CURRENT,
         found=version_name(named),
         expected=f"a directory in {root / VERSIONS}",
-        hint=_relink(root),
+        hint=_relink_hint(root),
     )
 
 
-def _relink(root: Path) -> str:
+def _relink_hint(root: Path) -> str:
     """Return a command that makes a version of a store current again, or empties the store if it has none."""
     link, versions = quoted(str(root / CURRENT)), root / VERSIONS
     is_directory = (root / CURRENT).is_dir() and not (root / CURRENT).is_symlink()
@@ -290,8 +291,8 @@ def _free(path: Path) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
-def _verify(path: Path) -> Command | None:
-    """Return the command that shows what else is damaged of the version that a file belongs to."""
+def _verify_command(path: Path) -> Command | None:
+    """Return the command that shows what else is damaged in the version of a file; None outside a version."""
     folders = (folder for folder in path.parents if folder.parent.name == VERSIONS and is_version_name(folder.name))
     folder = next(folders, None)
     if folder is None:
@@ -300,7 +301,7 @@ def _verify(path: Path) -> Command | None:
 
 
 def _is_versions(root: Path, parent: Path) -> bool:
-    """Return whether a link in the store has a target among its versions."""
+    """Return whether ``parent``, the directory of a link's target, is the store's ``versions``."""
     if parent == Path(VERSIONS):
         return True
     try:
@@ -310,7 +311,7 @@ def _is_versions(root: Path, parent: Path) -> bool:
 
 
 def _mapped(path: Path) -> Array:
-    """Map a file by our parser of headers: NumPy evaluates them, and CPython 3.11 fails where two threads do so."""
+    """Map a file with the strict header parser: NumPy evaluates headers, which fails in two threads on CPython 3.11."""
     with path.open("rb") as file:
         header = parse_header(file.read(LONGEST_HEADER), os.fstat(file.fileno()).st_size, str(path))
         order: Literal["F", "C"] = "F" if header.fortran_order else "C"
@@ -343,8 +344,8 @@ def map_array(path: Path, types: Sequence[str], shape: Sequence[int | None]) -> 
         found = f"{array.dtype.str} of shape {array.shape}"
     except (OSError, ValueError, SnapshotError) as error:
         raise StoreDamaged(
-            "damaged or missing file", where=path, found=str(error)[:200], expected=expected, hint=_verify(path)
+            "damaged or missing file", where=path, found=str(error)[:200], expected=expected, hint=_verify_command(path)
         ) from error
     if not fits or not (array.dtype.str in types or ("S" in types and array.dtype.kind == "S" and array.itemsize)):
-        raise StoreDamaged("damaged file", where=path, found=found, expected=expected, hint=_verify(path))
+        raise StoreDamaged("damaged file", where=path, found=found, expected=expected, hint=_verify_command(path))
     return array

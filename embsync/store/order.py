@@ -8,8 +8,7 @@ from typing import Literal
 import msgspec
 
 from embsync.store import layout
-from embsync.store.journal import now
-from embsync.store.records import read_struct
+from embsync.store.records import read_struct, timestamp
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,15 +19,15 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     order : str
         ``name`` in a store of a release that ordered only by name, else ``auto``.
     series : list of str
-        Series whose numbers count.
+        Series of names whose numbers give the order.
     decided : str
-        When, as RFC 3339 UTC.
+        Time of the decision, RFC 3339 UTC.
     """
 
     format: int = 1
     order: Literal["auto", "name"]
     series: list[str] = []
-    decided: str = msgspec.field(default_factory=now)
+    decided: str = msgspec.field(default_factory=timestamp)
 
 
 def read_decided(root: Path) -> Decided | None:

@@ -21,7 +21,7 @@ _CAP_DAC_READ_SEARCH = 2
 
 
 def required_owner(root: Path) -> int | None:
-    """Return the user who must make a change, if it is not the current one; otherwise None.
+    """Return the uid of the user who must make a change, or None if the current user may.
 
     A new store belongs to the user who creates it, but root must not create one in another user's directory. The
     members of the group of a group-writable store may all change it: each can delete the others' files.
@@ -41,7 +41,7 @@ def required_owner(root: Path) -> int | None:
 
 
 def name_of(uid: int) -> str:
-    """Return a user's name, or the number as sudo takes it."""
+    """Return a user's name, or the uid as ``sudo -u`` takes it."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -77,7 +77,7 @@ def act_as(root: Path, owner: int) -> None:
     os.setuid(owner)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     kept = 1 << _CAP_DAC_READ_SEARCH
-    # Effective, permitted and inheritable, twice, since capabilities have 64 bits. If it fails, less can be read.
+    # Effective, permitted, inheritable, twice, since capabilities have 64 bits. On failure, fewer files can be read.
     libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0))
 
 
@@ -87,6 +87,6 @@ def reject_other_user(root: Path, owner: int, hint: Hint) -> None:
         "the store belongs to another user",
         where=root,
         found=name_of(os.geteuid()),
-        expected=f"its owner, as by sudo -u {name_of(owner)}; or root with --as-owner",
+        expected=f"its owner (sudo -u {name_of(owner)}), or root with --as-owner",
         hint=hint,
     )

@@ -1,8 +1,8 @@
-"""A strict parser of the footer of a parquet file: rows, and the first and last id, of each row group.
+"""A strict parser of the footer of a parquet file: number of rows, first id and last id of each row group.
 
-pyarrow ends the process where it is asked for the statistics of a damaged footer: its accessors do not expect that C++
-throws. Its reading of row groups raises an error. The footer is Thrift's compact protocol
-(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md), its fields are those of
+pyarrow aborts the process when it is asked for the statistics of a damaged footer, since its accessors do not catch C++
+exceptions; reading row groups raises an error. The footer is encoded in Thrift's compact protocol
+(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md); its fields are those of
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _TRUE, _FALSE, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = 1, 2, 3, (4, 5, 6), 7, 8, (9, 10), 12
-#: Structures in structures; a footer has eight.
+#: Largest nesting depth of structures; that of a footer is eight.
 _DEEPEST = 16
 #: Fields of FileMetaData, RowGroup, ColumnChunk, ColumnMetaData and Statistics.
 _ROW_GROUPS, _COLUMNS, _NUM_ROWS, _META_DATA, _PATH, _UNCOMPRESSED, _STATISTICS = 4, 1, 3, 3, 3, 6, 12
@@ -29,7 +29,7 @@ class RowGroup:
     size : int
         Bytes of the largest of its columns, uncompressed.
     first, last : bytes or None
-        The statistics of the column ``id``, as the file has them.
+        Minimum and maximum in the statistics of the column ``id``, as stored.
     """
 
     rows: int
@@ -47,7 +47,7 @@ def row_groups(footer: bytes) -> list[RowGroup]:
         It is not a footer.
     """
     try:
-        groups = _Reader(footer).structure(0)[_ROW_GROUPS]
+        groups = _Reader(footer).struct(0)[_ROW_GROUPS]
         return [_row_group(group) for group in groups]
     except (IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a footer: {type(error).__name__}") from None
@@ -66,14 +66,14 @@ def _row_group(group: dict[int, Any]) -> RowGroup:
 
 
 class _Reader:
-    """Reads values one after another."""
+    """Reads Thrift values sequentially."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._place = 0
 
-    def structure(self, depth: int) -> dict[int, Any]:
-        """Return the fields of a structure by their numbers."""
+    def struct(self, depth: int) -> dict[int, Any]:
+        """Return the fields of a struct by their numbers."""
         if depth > _DEEPEST:
             raise ValueError("not a footer: too deep")
         found: dict[int, Any] = {}
@@ -91,7 +91,7 @@ class _Reader:
         elif kind == _BINARY:
             value = self._bytes(self._unsigned())
         elif kind == _STRUCT:
-            value = self.structure(depth + 1)
+            value = self.struct(depth + 1)
         elif kind in _LISTS:
             head = self._byte()
             size = head >> 4 if head >> 4 < 15 else self._unsigned()
@@ -105,7 +105,7 @@ class _Reader:
         return value
 
     def _few(self, size: int) -> range:
-        """Return the numbers of values, none of which takes less than a byte."""
+        """Return ``range(size)`` if that many values, of at least one byte each, fit in the rest of the footer."""
         if size > len(self._data) - self._place:
             raise ValueError("not a footer: a list beyond its end")
         return range(size)

@@ -21,14 +21,14 @@ from embsync.store.row_groups import Column, Footer, RowGroups, key_of, keys
 
 _Value = TypeVar("_Value")
 
-#: Footers that are kept: one of 60 row groups takes some 50 kB.
+#: Footers in the cache: one of 60 row groups takes about 50 kB.
 _FOOTERS = 64
-#: Bytes of each column that are kept of the row groups read last: the vectors of four, the ids of a hundred.
+#: Bytes of each column in the cache: the vectors of four row groups, the ids of a hundred.
 _KEPT_BYTES = 8 * 2**20
 
 
-class _Recent(Generic[_Value]):
-    """The values that were used last, up to a total size; for any number of threads."""
+class _LruCache(Generic[_Value]):
+    """A thread-safe LRU cache with a limit on the total size of its values."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -37,7 +37,7 @@ class _Recent(Generic[_Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, load: Callable[[], tuple[_Value, int]]) -> _Value:
-        """Return the value of a key, loaded with its size unless it is kept."""
+        """Return the cached value of a key, or the value that ``load`` returns together with its size."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -55,7 +55,7 @@ class _Recent(Generic[_Value]):
 class PartTable:
     """The part files of one side of a version; safe to use from several threads.
 
-    Rows are numbered through all files. Only the version's directory stays open, without a lock: the reader keeps the
+    Rows are numbered across all files. Only the version's directory stays open, without a lock: the reader keeps the
     version pinned.
 
     Parameters
@@ -63,7 +63,7 @@ class PartTable:
     version : path
         The version's directory.
     manifest : Manifest
-        One of format 2.
+        A manifest of format 2.
     """
 
     def __init__(self, version: Path, manifest: Manifest) -> None:
@@ -76,9 +76,9 @@ class PartTable:
         self._starts = np.cumsum([0, *(part.rows for part in parts)])
         self._firsts = keys([key_of(part.first) for part in parts])
         self._lasts = keys([key_of(part.last) for part in parts])
-        self._footers: _Recent[Footer] = _Recent(_FOOTERS)
-        self._columns: dict[Column, _Recent[Array]] = {
-            "id": _Recent(_KEPT_BYTES), "vector": _Recent(_KEPT_BYTES), "last_seen": _Recent(_KEPT_BYTES)
+        self._footers: _LruCache[Footer] = _LruCache(_FOOTERS)
+        self._columns: dict[Column, _LruCache[Array]] = {
+            "id": _LruCache(_KEPT_BYTES), "vector": _LruCache(_KEPT_BYTES), "last_seen": _LruCache(_KEPT_BYTES)
         }  # fmt: skip
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class PartTable:
         return result
 
     def take(self, column: Column, rows: Int64) -> Array:
-        """Return a column of rows in any order; only their row groups are read.
+        """Return a column of the given rows, which may be in any order; only their row groups are read.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class PartTable:
     def blocks(
         self, columns: Sequence[Column], start: int = 0, stop: int | None = None, rows: int | None = None
     ) -> Iterator[list[Array]]:
-        """Yield columns of consecutive rows, ``rows`` or a row group at a time; nothing is kept."""
+        """Yield columns of consecutive rows, ``rows`` or a row group at a time; nothing is cached."""
         groups = self._row_groups(columns, start, len(self) if stop is None else stop)
         return groups if rows is None else _rechunked(groups, rows)
 
@@ -166,7 +166,7 @@ class PartTable:
         return np.empty(0, "S1" if column == "id" and self.has_text else np.int64)
 
     def _groups_of(self, ordered: Int64) -> Iterator[tuple[int, int, slice]]:
-        """Yield file, row group and range of the rows of each group, given rows in order."""
+        """Yield file, row group, and the slice of ``ordered``, which ascends, that is in the group."""
         for file, mine in _runs(np.searchsorted(self._starts, ordered, "right") - 1):
             inside = ordered[mine] - self._starts[file]
             for group, part in _runs(np.searchsorted(self._footer(file).starts, inside, "right") - 1):
@@ -187,7 +187,7 @@ class PartTable:
 
 
 def _runs(values: Array) -> Iterator[tuple[int, slice]]:
-    """Yield each run of equal values with its range, without negative ones."""
+    """Yield each run of equal values, except negative ones, with its slice."""
     edges: Any = np.flatnonzero(np.diff(values)) + 1
     bounds = [0, *edges.tolist(), len(values)]
     for start, stop in pairwise(bounds):
@@ -205,9 +205,9 @@ def _rechunked(blocks: Iterable[list[Array]], rows: int) -> Iterator[list[Array]
         if count < rows:
             continue
         joined = [np.concatenate(values) for values in zip(*held, strict=True)]
-        whole = count // rows * rows
-        for start in range(0, whole, rows):
+        complete = count // rows * rows
+        for start in range(0, complete, rows):
             yield [values[start : start + rows] for values in joined]
-        held, count = [[values[whole:] for values in joined]], count - whole
+        held, count = [[values[complete:] for values in joined]], count - complete
     if count:
         yield [np.concatenate(values) for values in zip(*held, strict=True)]

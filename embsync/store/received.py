@@ -1,4 +1,4 @@
-"""A version that arrives from another host: files are read back as they arrive, and a broken transfer is continued."""
+"""A version received from another host: files are read back as they arrive, and interrupted transfers are resumed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import IO, Any
 from embsync.errors import StoreDamaged, StoreError
 from embsync.file_hashes import FileEntry, hash_file
 from embsync.store import layout
+from embsync.store.durable import write_all
 from embsync.store.modes import correct_file, make_directory
 from embsync.store.removal import RECEIVED_PREFIX, remove_tree
 from embsync.store.staging import Staging
@@ -22,23 +23,23 @@ from embsync.store.staging import Staging
 _READ_BYTES = 4 * 2**20
 #: Bytes that arrive between two syncs: what is synced is read back while the rest arrives.
 _CHECKED_AT_ONCE = 64 * 2**20
-#: The end of the name of a file that is incomplete.
+#: Suffix of the name of an incomplete file.
 _PARTIAL = ".partial"
 
-#: Opened with the number of bytes that are here already: the rest of a file, in pieces.
-Pieces = Callable[[int], contextlib.AbstractContextManager[Iterable[Any]]]
+#: Called with the number of bytes already received; a context manager over the rest of the file, in pieces.
+OpenPieces = Callable[[int], contextlib.AbstractContextManager[Iterable[Any]]]
 
 
 class ReceivedVersion(Staging):
-    """A version in the making whose directory survives its process, so that a later one continues it.
+    """A version being received; its directory outlives the process, so that a later process can resume.
 
-    One process at a time receives, under the lock of pulling. Threads may receive different files at once.
+    Only one process at a time receives, under ``pull.lock``. Several threads may receive different files.
 
     Parameters
     ----------
     versions : Path
     name : str
-        Identifies what arrives; what remains of anything else is removed.
+        Identifies what is received; leftovers with another name are removed.
     """
 
     def __init__(self, versions: Path, name: str) -> None:
@@ -51,7 +52,7 @@ class ReceivedVersion(Staging):
         for described in (layout.MANIFEST, layout.MANIFEST_HASH, layout.PUBLISHING):
             (own / described).unlink(missing_ok=True)
         self._use(own, os.open(own, os.O_RDONLY | os.O_DIRECTORY))
-        self._making = threading.Lock()
+        self._directory_lock = threading.Lock()
 
     def __exit__(self, *_: object) -> None:
         if self._descriptor >= 0:
@@ -69,31 +70,31 @@ class ReceivedVersion(Staging):
         return False
 
     def received(self, entry: FileEntry) -> int:
-        """Return how many bytes of a file are here."""
+        """Return the number of bytes of a file already received."""
         path = self.path / entry.path
         for place in (path, _partial(path)):
             with contextlib.suppress(FileNotFoundError):
                 return place.stat().st_size
         return 0
 
-    def receive(self, entry: FileEntry, pieces: Pieces, again: Callable[[str], None] = lambda found: None) -> None:
-        """Receive a file: write it, sync it, hash what the disk has while the rest arrives, and give it its name.
+    def receive(self, entry: FileEntry, pieces: OpenPieces, again: Callable[[str], None] = lambda found: None) -> None:
+        """Receive a file: write it, sync it, read it back and hash it while the rest arrives, and rename it.
 
-        Before a second transfer, ``again`` is called with what the disk has after the first one.
+        A file that differs from its entry is transferred once more, after calling ``again`` with the difference.
 
         Raises
         ------
         StoreDamaged
-            Other contents arrived, twice; nothing of them is left.
+            After two transfers the contents still differ from the entry; the file is removed.
         StoreError
-            The data that was written could not be read back, twice.
+            After two transfers the file still does not read back as written; it is removed.
         """
         path = self._place(entry.path)
         arrived = _written(_partial(path), entry.bytes, pieces)
         if arrived.on_disk != (entry.bytes, entry.sha256):
             _partial(path).unlink()
             again(arrived.difference(entry))
-            # What an earlier process left may be what is wrong; hashing what arrives, too, shows whether the disk is.
+            # The part left by an earlier process may be wrong; hashing what arrives, too, shows whether the disk is.
             arrived = _written(_partial(path), entry.bytes, pieces, hashlib.sha256())
         if arrived.on_disk != (entry.bytes, entry.sha256):
             _partial(path).unlink()
@@ -102,7 +103,7 @@ class ReceivedVersion(Staging):
         self._entries.append(entry)
 
     def _place(self, name: str) -> Path:
-        with self._making:
+        with self._directory_lock:
             return super()._place(name)
 
 
@@ -112,7 +113,7 @@ def _partial(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Arrived:
-    """The size of a file, the sha256 of what the disk has, and that of what arrived if it was asked for."""
+    """Size of a file, sha256 of its contents as read back, and sha256 of what arrived, if that was hashed."""
 
     bytes: int
     read_back: str
@@ -123,25 +124,25 @@ class _Arrived:
         return self.bytes, self.read_back
 
     def difference(self, entry: FileEntry) -> str:
-        """Return what the disk has instead of a file."""
+        """Return in words how the file on disk differs from its entry."""
         if self.bytes != entry.bytes:
             return f"{self.bytes} bytes instead of {entry.bytes}"
         return f"sha256 {self.read_back[:12]}… instead of {entry.sha256[:12]}…"
 
     def fault(self, entry: FileEntry, path: Path) -> StoreError:
-        """Return what is wrong with a file whose contents on disk differ from the manifest."""
+        """Return the error for a file whose contents on disk differ from its entry."""
         if (self.bytes, self.sha256) == (entry.bytes, entry.sha256):
             hint = "the disk or its driver is faulty"
-            return StoreError("what was written does not read back", where=path, expected=entry.sha256, hint=hint)
+            return StoreError("the file does not read back as written", where=path, expected=entry.sha256, hint=hint)
         found = f"{self.bytes} bytes" if self.bytes != entry.bytes else f"sha256 {str(self.sha256)[:12]}…"
         expected = f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…"
-        return StoreDamaged("a file did not arrive as its manifest says", where=path, found=found, expected=expected)
+        return StoreDamaged("a received file does not match its manifest", where=path, found=found, expected=expected)
 
 
-def _written(path: Path, longest: int, pieces: Pieces, digest: Any = None) -> _Arrived:
-    """Append what arrives to a file, sync it, and hash what the disk has while the rest arrives.
+def _written(path: Path, longest: int, pieces: OpenPieces, digest: Any = None) -> _Arrived:
+    """Append what arrives to a file, sync it, and read it back and hash it while the rest arrives.
 
-    Stops at the first piece beyond ``longest``. With ``digest``, what arrives is hashed as well; the file is new then.
+    Stop at the first piece beyond ``longest`` bytes. With ``digest``, the file is new and what arrives is hashed, too.
     """
     read_back, synced = hashlib.sha256(), 0
     with open(path, "ab+", buffering=0) as file, ThreadPoolExecutor(1) as behind:  # noqa: PTH123
@@ -155,7 +156,7 @@ def _written(path: Path, longest: int, pieces: Pieces, digest: Any = None) -> _A
                     break
                 if digest is not None:
                     digest.update(piece)
-                _write_all(file, piece)
+                write_all(file.fileno(), piece)
                 if size - synced >= _CHECKED_AT_ONCE:
                     checks.append(behind.submit(_read_back, file.fileno(), synced, size, read_back))
                     synced = size
@@ -165,14 +166,8 @@ def _written(path: Path, longest: int, pieces: Pieces, digest: Any = None) -> _A
     return _Arrived(size, read_back.hexdigest(), None if digest is None else digest.hexdigest())
 
 
-def _write_all(file: IO[bytes], piece: Any) -> None:
-    rest = memoryview(piece)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
 def _read_back(descriptor: int, start: int, end: int, digest: Any) -> None:
-    """Make a part of a file durable, and hash what the disk has."""
+    """Sync a file, and hash a part of it as read back from disk."""
     os.fsync(descriptor)
     with contextlib.suppress(OSError):  # advice only
         os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
@@ -182,7 +177,7 @@ def _read_back(descriptor: int, start: int, end: int, digest: Any) -> None:
 
 
 def _size_to_continue(file: IO[bytes], longest: int) -> int:
-    """Return the size of a file; one that cannot be continued is emptied."""
+    """Return the size of a partial file; one that has ``longest`` bytes or more is truncated to 0."""
     size = os.fstat(file.fileno()).st_size
     if size < longest:
         return size

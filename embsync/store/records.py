@@ -19,12 +19,18 @@ from embsync.store.durable import storage_errors
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
-#: Exceptions of parsing damaged JSON and converting the result.
+#: Exceptions raised by parsing damaged JSON and converting the result.
 MALFORMED = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 
 #: Fifty times as fast as strptime: every line of a journal has a time.
 _TIME = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """Return a wall-clock time, by default the current one, as RFC 3339 UTC, to the second."""
+    moment = dt.datetime.now(dt.UTC) if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def require_time(text: str) -> None:

@@ -15,7 +15,7 @@ from embsync.manifest import FORMAT, FORMAT_OF_PARTS, IndexReport, Manifest, Par
 from embsync.store import layout
 from embsync.store.records import MALFORMED, damage_hint, read_record, require_time
 
-#: Largest manifest in bytes: far more than that of any version, which has about twenty files.
+#: Bytes of the largest manifest that is read: far more than any version needs, which has about twenty files.
 _LONGEST = 16 * 1024**2
 _HASH_LINE = re.compile(rb"([0-9a-f]{64}) [ *]manifest\.json\n?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -102,19 +102,19 @@ def _problem(manifest: Manifest, folder: str) -> str | None:
     for label in manifest.labels:
         needed |= set(files_of(label.name, label.kind).values())
     if not needed <= set(paths) or len(set(paths)) != len(paths):
-        return "files that do not belong to a version"
+        return "a file is missing or listed twice"
     if any(".." in path or path.startswith("/") or not path.isprintable() for path in paths):
         return "a path outside the version"
     if any(entry.bytes < 0 or not _SHA256.fullmatch(entry.sha256) for entry in manifest.files):
         return "a file without size and sha256"
     if (manifest.users is None) != (manifest.alignment.users is None):
-        return "one side here and two sides there"
+        return "users in only one of `users` and `alignment`"
     return _label_problem(manifest) or _index_problem(manifest.index) or _parts_problem(manifest)
 
 
 def _label_problem(manifest: Manifest) -> str | None:
     if len({label.name for label in manifest.labels}) != len(manifest.labels):
-        return "a label twice"
+        return "two labels of the same name"
     if manifest.relabels is not None and manifest.relabels >= manifest.version:
         return "labels of a later version"
     return None
@@ -123,7 +123,7 @@ def _label_problem(manifest: Manifest) -> str | None:
 def _index_problem(index: IndexReport) -> str | None:
     efforts = (*index.search.values(), *index.rebuilt_search.values(), *index.build.values())
     if index.labels < 0 or index.dead < 0 or index.rotations < 0:
-        return "an unknown kind of index"
+        return "a negative number of labels, dead labels or rotations"
     if not all(0 <= effort < 2**31 for effort in efforts):
         return "search parameters out of range"
     return None
@@ -143,7 +143,7 @@ def _parts_problem(manifest: Manifest) -> str | None:
 
 
 def _ranges_problem(parts: list[PartFile]) -> str | None:
-    """Return what is wrong with the ids that bound part files, or None: they ascend, text by its UTF-8."""
+    """Return what is wrong with the first and last ids of part files, or None; strings ascend by UTF-8 bytes."""
     bounds = [bound for part in parts for bound in (part.first, part.last)]
     if len({type(bound) for bound in bounds}) > 1:
         return "part files with ids of two types"

@@ -23,7 +23,9 @@ def side_of_files(
     Raises
     ------
     SnapshotError
-        A file is ill-formed, there are no ids, or ids are given twice.
+        A file is ill-formed, or there are no ids.
+    UsageError
+        Ids or weights are given for a file that includes them.
     """
     if vectors.suffix == ".npy":
         if ids is None:
@@ -45,7 +47,7 @@ def side_of_files(
         )
     side = open_snapshot(vectors, msgspec.structs.replace(config, sides="items")).items
     assert isinstance(side, IdentifiedSide)
-    return side.called(name)
+    return side.renamed(name)
 
 
 def _file(path: Path) -> NpyFile:

@@ -63,9 +63,9 @@ def publish(
     Raises
     ------
     UsageError
-        Neither or both of a snapshot and arrays, or an invalid name.
+        Neither or both of a snapshot and arrays are given, or unknown arrays or checks, or an invalid name.
     SnapshotError, RefusedError, StoreError
-        As ``embsync sync``.
+        ``embsync sync`` would fail with the same error.
 
     Warns
     -----
@@ -77,7 +77,7 @@ def publish(
     unknown = sorted(set(arrays) - {"items", "item_ids", "users", "user_ids", "item_weights", "user_weights"})
     if unknown or (arrays and "items" not in arrays):
         raise UsageError(
-            "unknown arrays",
+            "unknown arrays" if unknown else "arrays without items",
             found=", ".join(sorted(arrays)),
             expected="items, item_ids, users, user_ids, item_weights, user_weights",
         )

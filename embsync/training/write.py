@@ -1,4 +1,4 @@
-"""Write a snapshot atomically: into a directory beside it, synced and listed with hashes, then renamed."""
+"""Write a snapshot atomically: to a hidden directory beside it, synced and listed with hashes, then renamed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from embsync.dtypes import Array, Float64
 from embsync.errors import NotFoundError, SnapshotError, UsageError, printable
 from embsync.invocation import quoted
 from embsync.snapshots import SnapshotSide
+from embsync.snapshots.array_sides import side_of_arrays
 from embsync.snapshots.arrays import native
 from embsync.snapshots.files import Place
-from embsync.snapshots.given import side_of_arrays
 from embsync.snapshots.layouts import recognised_by
 from embsync.snapshots.sides import ITEMS, USERS, IdentifiedSide, require_agreement
 from embsync.store.durable import rename_to_free, write_errors
@@ -40,11 +40,11 @@ def write_snapshot(
     user_weights: Any = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a snapshot atomically: a watcher sees all of it or nothing.
+    """Write a snapshot atomically: either all of it or nothing is visible.
 
     The files are written to a hidden directory beside ``path``, synced, read back and listed in ``manifest.json`` with
-    their sizes and sha256, and the directory is renamed. A killed job leaves nothing under ``path``, and its unfinished
-    files are removed by the next call.
+    their sizes and sha256, and the directory is renamed. A killed job leaves nothing at ``path``; its unfinished files
+    are removed by the next call.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def write_snapshot(
     overwrite : bool
         Replace an existing snapshot, or an empty directory: atomically if the file system can exchange two
         directories, else file by file. In the latter case, its manifest does not match its files until all are
-        replaced, so that it is not published before.
+        replaced, so that it is not published until then.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def write_snapshot(
     Raises
     ------
     SnapshotError
-        The arrays would be ill-formed for ``embsync sync``, with the same message, or a side is all zeros; nothing
+        ``embsync sync`` would refuse the arrays as ill-formed, with the same message, or a side is all zeros; nothing
         is written.
     UsageError
         Something exists at ``path``, or with ``overwrite`` something that is not a snapshot, or the name is not
@@ -80,7 +80,7 @@ def write_snapshot(
     NotFoundError
         The parent directory does not exist.
     StoreError
-        It could not be written.
+        The snapshot could not be written.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How anchors are chosen, how they move under each policy, and what becomes of absent ids."""
+"""How anchors are chosen, how each policy updates them, and what happens to absent ids."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _by_id(ids: Array, vectors: Array) -> dict[int, Array]:
 
 
 def _model(nights: list[Night], found: list[Stabilized], share: float) -> dict[int, Array]:
-    """Return the items' anchors by the policy's words: a live id moves by ``share``, a new one joins, absent stay."""
+    """Return the items' anchors as documented: a live id moves by ``share``, a new one joins, absent ones stay."""
     model: dict[int, Array] = {}
     for made, result in zip(nights, found, strict=True):
         for id_, vector in _by_id(made.item_ids, result.items).items():
@@ -52,7 +52,7 @@ def _model(nights: list[Night], found: list[Stabilized], share: float) -> dict[i
     ("policy", "share"), [("two_time_scales", 0.001), ("moving_average", 0.3), ("previous", 1.0), ("first", 0.0)]
 )
 def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
-    """The newest vector weighs 0.001, 0.3, all or nothing; new ids join with theirs, absent ids keep theirs."""
+    """The newest vector has the policy's weight; new ids join with their vectors, absent ids keep theirs."""
     nights = [night(number, churn=0.1) for number in range(4)]
     found = _run(nights, policy)
     expected = _model(nights, found, share)
@@ -64,7 +64,7 @@ def test_anchors_follow_their_policy(policy: Policy, share: float) -> None:
 
 
 def _blended(side: AnchorSide | None, ids: Array, share: float) -> tuple[AnchorSide, Array]:
-    """Return the rows that two time scales fit to, and the weight of each row of a snapshot, by the docs' formula."""
+    """Return the reference rows of two time scales and each snapshot row's weight, by the documented formula."""
     assert side is not None
     assert side.recent is not None
     assert side.ages is not None
@@ -79,7 +79,7 @@ def _blended(side: AnchorSide | None, ids: Array, share: float) -> tuple[AnchorS
 
 
 def test_two_time_scales_fit_to_a_blend_of_last_rows_and_slow_average() -> None:
-    """The slow rows weigh by age, all rows by norm; the last rows are those of the night an id was last there."""
+    """Slow rows are weighted by age, all rows by norm; recent rows are those of the night the id was last present."""
     nights = [night(number, churn=0.1) for number in range(4)]
     found = _run(nights, "two_time_scales")
     last: dict[int, Array] = {}
@@ -111,7 +111,7 @@ def test_two_time_scales_fit_to_a_blend_of_last_rows_and_slow_average() -> None:
 
 @pytest.mark.parametrize("policy", ["two_time_scales", "moving_average", "previous", "first"])
 def test_ages_count_the_snapshots_that_updated_an_anchor(policy: Policy) -> None:
-    """Under every policy, so that a switch finds them; 0 for a new id; an absent id stays as old as it was."""
+    """The age of a new id is 0, that of an absent id does not change, and all policies count, so switching works."""
     nights = [night(number, churn=0.1) for number in range(4)]
     away = nights[0].item_ids[nights[0].item_ids > 7 * 200 + 1000][:20]
     nights[2] = nights[2].without_items(away)
@@ -129,7 +129,7 @@ def test_ages_count_the_snapshots_that_updated_an_anchor(policy: Policy) -> None
 
 
 def test_equal_vectors_in_other_axes_do_not_move_at_any_age() -> None:
-    """Nothing is relearned, only turned, while ids come and go: every id keeps its stable vector."""
+    """If only the axes and the ids change, every id keeps its stable vector."""
     nights = [night(number, noise=0.0, churn=0.1) for number in range(5)]
     shown: dict[int, Array] = {}
     for made, result in zip(nights, _run(nights, "two_time_scales", standardize=False), strict=True):
@@ -139,7 +139,7 @@ def test_equal_vectors_in_other_axes_do_not_move_at_any_age() -> None:
 
 
 def test_two_time_scales_remember_more_than_the_version_before() -> None:
-    """Over twenty nights: nearer to the start than ``previous``, and nearer to the night before than ``first``."""
+    """After twenty nights, they are nearer to the start than by ``previous``, to the last night than by ``first``."""
     nights = [night(number, items=400, users=300, noise=0.8, churn=0.0) for number in range(20)]
     figures = {}
     for policy in ("two_time_scales", "previous", "first"):
@@ -160,13 +160,15 @@ def _mean_cosine(one: Array, other: Array) -> float:
 
 @pytest.mark.parametrize("options", [{"weight": 0.0}, {"parent_share": 1.5}, {"slow_weight": 0.0}, {"policy": "last"}])
 def test_an_unknown_anchor_policy_is_refused(options: dict[str, Any]) -> None:
-    """The message names what was given and what there is."""
-    with pytest.raises(UsageError, match=r"unknown anchor policy; found .*; expected one of two_time_scales,"):
+    """The message has the value found and the accepted ones."""
+    with pytest.raises(
+        UsageError, match=r"invalid anchor policy or weight; found .*; expected one of two_time_scales,"
+    ):
         embsync.stabilize(*night(0).both, **options)
 
 
 def test_the_weight_of_the_newest_vectors_is_configurable() -> None:
-    """A weight of 0.9 is nearly ``previous``."""
+    """With a weight of 0.9 the result is nearly that of ``previous``."""
     nights = [night(number, churn=0.1) for number in range(3)]
     found = _run(nights, "moving_average", weight=0.9)
     expected = _model(nights, found, 0.9)
@@ -183,7 +185,7 @@ def test_the_previous_policy_copies_vectors_bit_for_bit() -> None:
 
 
 def test_a_limited_number_of_anchors_keeps_the_same_ids() -> None:
-    """The number per side is limited, chosen by the stable hash: with churn most ids stay, and the rate is recorded."""
+    """With churn, most of the anchors chosen by the stable hash are the same ids, and the sampling rate is recorded."""
     nights = [night(number, churn=0.05) for number in range(3)]
     found = _run(nights, "moving_average", anchor_rows=60)
     ids = [set(result.anchors.items.ids.tolist()) for result in found]
@@ -196,13 +198,13 @@ def test_a_limited_number_of_anchors_keeps_the_same_ids() -> None:
 
 
 def test_a_sampled_side_has_the_weight_of_a_complete_one() -> None:
-    """The cross-Gram matrix of sampled anchors is scaled up: a few anchors of many rows still speak for them."""
+    """The cross-Gram matrix of sampled anchors is scaled up, so few anchors have the weight of all rows."""
     random = np.random.default_rng(6)
     T, W = random.standard_normal((2000, 6)), random.standard_normal((2000, 6))
     first = embsync.stabilize(T, W, anchor_rows=200)
     mine = first.anchors
     assert mine.users is not None
-    # The users' anchors are mirrored, and stand for more rows than the items' or for fewer.
+    # The users' anchors are mirrored, and represent more rows than the items', or fewer.
     for rate, sign in ((0.05, -1.0), (0.2, 1.0)):
         lying = Anchors(
             AnchorSide(mine.items.ids, mine.items.vectors, 0.1), AnchorSide(mine.users.ids, -mine.users.vectors, rate)
@@ -212,7 +214,7 @@ def test_a_sampled_side_has_the_weight_of_a_complete_one() -> None:
 
 
 def test_rows_can_be_weighted_in_the_fit() -> None:
-    """Rows of weight zero take no part: half the ids are wrong, and the fit is that of the right half."""
+    """If the half of the ids that is wrong has weight zero, the fit is that of the other half."""
     made = night(0, churn=0.0)
     first = embsync.stabilize(*made.both)
     ids = np.arange(len(made.items))

@@ -1,4 +1,4 @@
-"""``Anchors.save`` and ``load``: the same rows are read back, or one line explains why not."""
+"""``Anchors.save`` and ``load``: the same rows are read back, or a one-line error explains why not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def same(one: Anchors, other: Anchors) -> bool:
-    """Tell whether two anchors are equal to the bit."""
+    """Return whether two anchors are equal bit for bit."""
     return all(
         (left is None and right is None)
         or (
@@ -48,7 +48,7 @@ def same(one: Anchors, other: Anchors) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_anchors_are_loaded_unchanged(tmp_path: Path, kind: str) -> None:
-    """To the bit; read-only; a file that was there is replaced, and nothing is left beside it."""
+    """Loaded anchors are equal bit for bit and read-only; an existing file is replaced, and no other file is left."""
     path = tmp_path / "anchors"
     KINDS["numbers"].save(path)
     KINDS[kind].save(str(path))
@@ -59,7 +59,7 @@ def test_saved_anchors_are_loaded_unchanged(tmp_path: Path, kind: str) -> None:
 
 
 def test_loaded_anchors_continue_like_those_in_memory(tmp_path: Path) -> None:
-    """The next night comes out the same."""
+    """The next night's result is the same."""
     KINDS["numbers"].save(tmp_path / "anchors")
     after = night(1, items=400)
     runs = [
@@ -70,7 +70,7 @@ def test_loaded_anchors_continue_like_those_in_memory(tmp_path: Path) -> None:
 
 
 def test_other_programs_read_the_file(tmp_path: Path) -> None:
-    """It is safetensors."""
+    """The file is a valid safetensors file."""
     numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     KINDS["names"].save(tmp_path / "anchors")
     tensors = numpy.load_file(tmp_path / "anchors")
@@ -79,7 +79,7 @@ def test_other_programs_read_the_file(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_damage_is_detected(tmp_path: Path) -> None:
-    """A flipped bit anywhere, a cut, an addition: never other anchors."""
+    """A flipped bit anywhere, truncation and appended bytes are detected."""
     path = tmp_path / "anchors"
     KINDS["one side"].save(path)
     good = path.read_bytes()
@@ -99,7 +99,7 @@ def test_every_kind_of_damage_is_detected(tmp_path: Path) -> None:
 
 
 def test_anchors_of_an_earlier_release_have_no_ages(tmp_path: Path) -> None:
-    """Their file is read, and their rows count alike, as those of a new space do."""
+    """Such a file is read, and all rows have equal weight, as those of a new space."""
     anchors = KINDS["numbers"]
     assert anchors.users is not None
     older = Anchors(replace(anchors.items, ages=None), replace(anchors.users, ages=None))
@@ -120,7 +120,7 @@ def test_anchors_of_an_earlier_release_have_no_ages(tmp_path: Path) -> None:
 
 
 def test_anchors_with_unsorted_ids_are_refused(tmp_path: Path) -> None:
-    """They are searched by halves: some would not be found, and count as new."""
+    """Lookup is a binary search: with unsorted ids, some would not be found and would count as new."""
     side = KINDS["numbers"].items
     Anchors(replace(side, ids=side.ids[::-1].copy()), None).save(tmp_path / "anchors")
     with pytest.raises(SnapshotError, match="out of order or not finite"):
@@ -128,7 +128,7 @@ def test_anchors_with_unsorted_ids_are_refused(tmp_path: Path) -> None:
 
 
 def forged(good: bytes, change: Any) -> bytes:
-    """Return a file with another header and a hash that fits it."""
+    """Return a file with a changed header and the hash that matches it."""
     import hashlib
 
     length = int.from_bytes(good[:8], "little")
@@ -145,20 +145,20 @@ def forged(good: bytes, change: Any) -> bytes:
     [
         (lambda header: header.pop("__metadata__"), "a safetensors file without anchors"),
         (lambda header: header["__metadata__"].update(embsync_anchors="2"), "format '2'; expected format 1"),
-        (lambda header: header["__metadata__"].pop("items.rate"), "other shapes or rates"),
-        (lambda header: header["__metadata__"].update({"items.rate": "nan"}), "other shapes or rates"),
-        (lambda header: header["__metadata__"].update({"items.rate": ["x"]}), "other shapes or rates"),
+        (lambda header: header["__metadata__"].pop("items.rate"), "wrong shapes or rates"),
+        (lambda header: header["__metadata__"].update({"items.rate": "nan"}), "wrong shapes or rates"),
+        (lambda header: header["__metadata__"].update({"items.rate": ["x"]}), "wrong shapes or rates"),
         (lambda header: header.update({"other.ids": header.pop("items.ids")}), "expected items, perhaps users"),
         (lambda header: header.update({"users.ids": header.pop("items.ids")}), "not the saved anchors"),
         (lambda header: header["items.ids"].update(dtype="F64"), "an unusable type"),
-        (lambda header: header["items.vectors"].update(dtype="I32"), "other shapes or rates"),
-        (lambda header: header["items.vectors"].update(shape=[25, 16]), "other shapes or rates"),
+        (lambda header: header["items.vectors"].update(dtype="I32"), "wrong shapes or rates"),
+        (lambda header: header["items.vectors"].update(shape=[25, 16]), "wrong shapes or rates"),
         (lambda header: header["items.ages"].update(dtype="F32"), "expected one int32 of at least 0 for each id"),
         (lambda header: header["items.ages"].update(shape=[25, 2]), "expected one int32 of at least 0 for each id"),
     ],
 )
 def test_a_forged_header_is_refused(tmp_path: Path, change: Any, says: str) -> None:
-    """Also where its hash fits."""
+    """A forged header is refused even if its hash matches."""
     path = tmp_path / "anchors"
     KINDS["one side"].save(path)
     path.write_bytes(forged(path.read_bytes(), change))
@@ -167,7 +167,7 @@ def test_a_forged_header_is_refused(tmp_path: Path, change: Any, says: str) -> N
 
 
 def test_paths_that_cannot_be_written_or_read_are_reported(tmp_path: Path) -> None:
-    """A missing directory, a directory in place of the file, a missing file."""
+    """A missing directory, a directory in place of the file and a missing file are reported."""
     with pytest.raises(NotFoundError, match=r"no directory to write to.*hint: mkdir -p "):
         KINDS["numbers"].save(tmp_path / "no" / "anchors")
     with pytest.raises(StoreError, match="the anchors cannot be written"):
@@ -177,7 +177,7 @@ def test_paths_that_cannot_be_written_or_read_are_reported(tmp_path: Path) -> No
 
 
 def test_a_full_disk_leaves_the_existing_file(tmp_path: Path) -> None:
-    """An error; the old file remains, and nothing else is left."""
+    """Saving raises an error, the existing file is unchanged, and no other file is left."""
     folder = tmp_path / "disk"
     folder.mkdir()
     path = folder / "anchors"
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_existing_file(tmp_path: Path) -> None:
 
 
 def test_reprs_are_short() -> None:
-    """Counts and widths, no arrays."""
+    """A repr has counts and widths, but no arrays."""
     result = embsync.stabilize(*NIGHT.both, item_ids=NIGHT.item_ids, user_ids=NIGHT.user_ids)
     assert repr(result.anchors) == "<Anchors: 400 items, 160 users, 8 dimensions>"
     assert repr(result.anchors.items) == "<AnchorSide: 400 ids of int64, 8 dimensions>"

@@ -1,4 +1,4 @@
-"""Commands and options of other programs are answered with the line as embsync has it, which works as it is printed."""
+"""Commands and options of other programs: the hint is embsync's equivalent, and works as printed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from embsync.cli.main import cli, run
 
-#: What people type, and what it should have been.
+#: What users type, and the command that is suggested.
 TYPED = {
     "serve --port 8080": "serve --listen 127.0.0.1:8080",
     "serve --host db.local --port=8080 --store S": "serve --listen db.local:8080 --store S",
@@ -51,8 +51,8 @@ TYPED = {
 
 
 @pytest.mark.parametrize("typed", TYPED)
-def test_the_command_that_is_meant_is_printed(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ready to be pasted: all else of the line stays."""
+def test_the_equivalent_command_is_printed(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The suggestion can be pasted and keeps the other arguments."""
     assert run(shlex.split(typed)) == 2
     line = capsys.readouterr().err
     assert line.startswith("embsync: No such option '-")
@@ -62,15 +62,15 @@ def test_the_command_that_is_meant_is_printed(typed: str, capsys: pytest.Capture
 
 @pytest.mark.parametrize("printed", TYPED.values())
 def test_every_printed_command_has_options_that_exist(printed: str) -> None:
-    """With the values that they take."""
+    """Each printed command is parsed with its options and their values."""
     name, *rest = shlex.split(printed)
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     assert command.make_parser(click.Context(command)).parse_args(rest)[1] == []
 
 
-def test_what_is_quiet_is_answered_by_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
-    """Results go to standard output; a log has a level."""
+def test_quiet_is_answered_by_a_redirection_or_a_log_level(capsys: pytest.CaptureFixture[str]) -> None:
+    """The hint redirects a command's results to /dev/null, and sets the log level of a service."""
     assert run(["status", "--quiet"]) == 2
     assert capsys.readouterr().err.endswith(" status > /dev/null\n")
     assert run(["run", "-q", "--store", "S"]) == 2
@@ -81,19 +81,19 @@ def test_what_is_quiet_is_answered_by_the_shell(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.endswith(" serve --listen 127.0.0.1:80\n")
 
 
-def test_an_option_without_a_meaning_beside_one_that_has(capsys: pytest.CaptureFixture[str]) -> None:
-    """No command is printed that would fail."""
+def test_an_option_without_equivalent_gets_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where one option has no equivalent, the hint is the help of the command."""
     assert run(["serve", "--port", "80", "--ssl-keyfile", "k"]) == 2
     assert "; hint: see " in capsys.readouterr().err
 
 
 def test_only_an_option_whose_name_is_close_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
-    """Otherwise the help of the command is."""
+    """For any other option, the hint is the help of the command."""
     assert run(["deliver", "--sink", "x"]) == 2
     assert "; hint: see " in capsys.readouterr().err
 
 
-#: Commands of other programs, misspelt ones, and what is printed.
+#: Commands of other programs and misspelt commands, and the command that is suggested.
 COMMANDS_TYPED = {
     "publish models/day=1 --json": "sync models/day=1 --json",
     "ls --store S": "history --store S",
@@ -107,7 +107,7 @@ COMMANDS_TYPED = {
 
 @pytest.mark.parametrize("typed", COMMANDS_TYPED)
 def test_a_command_of_another_program(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """By its meaning, then by its letters; where the other words do not fit, its help."""
+    """The suggestion goes by meaning, then by spelling; if the other words do not fit, it is the command's help."""
     assert run(shlex.split(typed)) == 2
     said = capsys.readouterr()
     assert said.err.endswith(f"; hint: embsync {COMMANDS_TYPED[typed]}\n")
@@ -115,6 +115,6 @@ def test_a_command_of_another_program(typed: str, capsys: pytest.CaptureFixture[
 
 
 def test_a_rollback_without_a_version_is_printed_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
-    """It changes the store: who only asked for a version should see that."""
+    """The hint says that the command changes the store, since ``--version`` may have meant the program's version."""
     assert run(["rollback", "--version", "--store", "S"]) == 2
     assert capsys.readouterr().err.endswith("; hint: to return to the previous version: embsync rollback --store S\n")

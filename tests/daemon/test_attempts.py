@@ -1,4 +1,4 @@
-"""How often a snapshot is tried, when its turn passes to the next, and what ends the count."""
+"""Attempts at a snapshot: how they are counted, when the next snapshot is tried, and what resets the count."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def entry(name: str = "day=1", stamp: str = "a") -> Entry:
 
 
 def tried(attempts: Attempts, one: Entry, why: FailureKind, times: int) -> None:
-    """Begin and fail a number of times."""
+    """Begin an attempt and let it fail, this number of times."""
     for _ in range(times):
         attempts.begin(one)
         attempts.record_failure(one, 0.0, 1.0, why)
@@ -50,7 +50,7 @@ def tried(attempts: Attempts, one: Entry, why: FailureKind, times: int) -> None:
 
 @pytest.mark.parametrize(("why", "most"), [("crashes", 3), ("unreadable", 10), ("errors", None)])
 def test_a_snapshot_is_set_aside_after_the_last_attempt(root: Path, why: FailureKind, most: int | None) -> None:
-    """After three crashes or ten failed reads; never because of other errors, however many."""
+    """A snapshot is set aside after three crashes or ten failed reads, and never because of other errors."""
     attempts = Attempts(root)
     if most is None:
         tried(attempts, entry(), why, 200)
@@ -63,7 +63,7 @@ def test_a_snapshot_is_set_aside_after_the_last_attempt(root: Path, why: Failure
 
 
 def test_a_snapshot_that_kills_the_daemon_thirty_times_is_set_aside(root: Path) -> None:
-    """Work that began and never ended is counted when the next daemon starts."""
+    """Attempts that began and never ended are counted when the next daemon starts."""
     for died in range(30):
         attempts = Attempts(root)
         attempts.load()
@@ -75,7 +75,7 @@ def test_a_snapshot_that_kills_the_daemon_thirty_times_is_set_aside(root: Path) 
 
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
-def test_a_daemon_that_survives_an_attempt_counts_no_death(root: Path, why: FailureKind) -> None:
+def test_a_completed_attempt_is_not_counted_as_a_crash(root: Path, why: FailureKind) -> None:
     """An attempt whose end was recorded is not a death of the daemon, nor is an orderly stop during one."""
     for _ in range(40):
         attempts = Attempts(root)
@@ -92,7 +92,7 @@ def test_a_daemon_that_survives_an_attempt_counts_no_death(root: Path, why: Fail
 @pytest.mark.parametrize("why", ["crashes", "unreadable", "errors"])
 @pytest.mark.parametrize("other", [entry(stamp="b"), entry("day=2")], ids=["contents", "name"])
 def test_a_new_snapshot_restarts_the_count_of_attempts(root: Path, why: FailureKind, other: Entry) -> None:
-    """Other contents, or another snapshot, start without attempts or pause, in this daemon and the next."""
+    """Changed contents or another snapshot start with no attempts and no pause, in this daemon and the next."""
     attempts = Attempts(root)
     tried(attempts, entry(), why, 2)
     for memory in (attempts, Attempts(root)):
@@ -105,7 +105,7 @@ def test_a_new_snapshot_restarts_the_count_of_attempts(root: Path, why: FailureK
 
 
 def test_success_resets_the_count(root: Path) -> None:
-    """A snapshot that failed twice and was then handled starts without attempts when it returns, and nothing waits."""
+    """A snapshot that failed twice and was then handled has no attempts when it is queued again, and no pause."""
     attempts = Attempts(root)
     tried(attempts, entry(), "crashes", 2)
     attempts.forget()
@@ -118,7 +118,7 @@ def test_success_resets_the_count(root: Path) -> None:
 
 
 def test_pauses_double_up_to_ten_minutes(root: Path) -> None:
-    """1, 2, 4 … rescans; a single one if that is longer."""
+    """Pauses are 1, 2, 4, … rescan intervals; an interval above ten minutes is the pause itself."""
     attempts = Attempts(root)
     pauses = []
     for _ in range(12):
@@ -131,11 +131,11 @@ def test_pauses_double_up_to_ten_minutes(root: Path) -> None:
         assert attempts.not_before == 5000.0
 
 
-# whose turn it is
+# which snapshot is tried next
 
 
 def test_after_ten_errors_the_next_snapshot_is_tried_once(root: Path) -> None:
-    """Right after each attempt, while the first pauses; the first stays first."""
+    """It is tried after each attempt, during the pause of the first snapshot, which stays first in the queue."""
     attempts = Attempts(root)
     queue = [entry(), entry("day=2"), entry("day=3")]
     for errors in range(1, 15):
@@ -149,7 +149,7 @@ def test_after_ten_errors_the_next_snapshot_is_tried_once(root: Path) -> None:
 
 @pytest.mark.parametrize("why", ["crashes", "unreadable"])
 def test_no_snapshot_overtakes_one_that_will_be_set_aside(root: Path, why: FailureKind) -> None:
-    """It is set aside after a few attempts, and then the next one is handled."""
+    """The next snapshot is handled only after the first was set aside."""
     attempts = Attempts(root)
     queue = [entry(), entry("day=2")]
     tried(attempts, queue[0], why, 2)
@@ -181,12 +181,12 @@ class Watched:
         return configured(**self.options)
 
     def look(self) -> list[str]:
-        """Look at the directory; return who waits."""
+        """Scan the directory; return the names in the queue."""
         self.daemon._scanner.scan(0.0)
         return [one.child.name for one in self.daemon._scanner.queue]
 
     def end(self, kind: Kind, **options: Any) -> None:
-        """Let the work on the first in the queue end."""
+        """Record an outcome of the first snapshot in the queue."""
         one = self.daemon._scanner.queue[0]
         self.daemon._attempts.begin(one)
         self.daemon._handle_outcome(one, Outcome(kind, "something", **options), 0.0)
@@ -220,7 +220,7 @@ def watched(root: Path) -> Iterator[Watched]:
 def test_the_next_snapshot_is_tried_when_one_is_set_aside(
     watched: Watched, outcome: dict[str, Any], times: int | None
 ) -> None:
-    """If its process dies or it cannot be read, it is journaled once, and not handled again until it changes."""
+    """A snapshot that was set aside is journaled once, and not handled again until it changes."""
     assert watched.look() == ["day=1", "day=2"]
     for attempt in range(1, (times or 40) + 1):
         assert watched.aside() == []
@@ -234,8 +234,8 @@ def test_the_next_snapshot_is_tried_when_one_is_set_aside(
         assert sorted(watched.look()) == ["day=1", "day=2"]
 
 
-def test_a_new_daemon_sets_aside_what_killed_thirty_before_it(watched: Watched) -> None:
-    """Without another attempt."""
+def test_a_snapshot_that_killed_thirty_daemons_is_set_aside(watched: Watched) -> None:
+    """The snapshot is set aside without another attempt."""
     watched.look()
     for _ in range(30):
         watched.daemon._attempts.load()
@@ -248,8 +248,8 @@ def test_a_new_daemon_sets_aside_what_killed_thirty_before_it(watched: Watched) 
 
 
 @pytest.mark.parametrize("kind", ["published", "refused", "failed", "unchanged"])
-def test_the_count_ends_however_the_work_ends(watched: Watched, kind: Kind) -> None:
-    """Two deaths, then an end of any kind: nothing is remembered, on disk or in memory."""
+def test_any_final_outcome_resets_the_attempts(watched: Watched, kind: Kind) -> None:
+    """After two crashes and any final outcome, no attempts remain, on disk or in memory."""
     watched.look()
     for _ in range(2):
         watched.end("crashed")
@@ -263,7 +263,7 @@ def test_the_count_ends_however_the_work_ends(watched: Watched, kind: Kind) -> N
 
 @pytest.mark.parametrize("kind", ["error", "failed"])
 def test_the_parts_of_an_error_are_log_fields(watched: Watched, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
-    """In status.json and in the log line, so that readers need not parse the message."""
+    """They are also in status.json, so that nothing has to parse the message."""
     details = {"found": "1 row", "expected": "2 rows", "hint": "write it again"}
     watched.look()
     with caplog.at_level("INFO", "embsync"):
@@ -276,12 +276,12 @@ def test_the_parts_of_an_error_are_log_fields(watched: Watched, kind: Kind, capl
 
 
 def test_the_parts_of_an_error_reach_the_daemon(watched: Watched) -> None:
-    """As they were raised."""
+    """The outcome of a job has the error's own parts."""
     (watched.path / "day=1" / "items.npy").write_bytes(b"no array")
     (watched.path / "day=1" / "_SUCCESS").touch()
     watched.look()
     entry = next(one for one in watched.daemon._scanner.queue if one.child.name == "day=1")
-    outcome = run(Job.of(watched.store.root, entry, watched.daemon._config), lambda _: None)
+    outcome = run(Job(watched.store.root, watched.daemon._config, entry), lambda _: None)
     assert outcome.kind == "failed"
     assert outcome.details["found"] in outcome.what
     assert outcome.details["expected"] in outcome.what
@@ -294,7 +294,7 @@ def test_the_parts_of_an_error_reach_the_daemon(watched: Watched) -> None:
 def test_a_lack_of_memory_counts_as_a_crash_in_any_form(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, cause: Exception, kind: Kind
 ) -> None:
-    """It is the snapshot's doing, which an error of the store is not: three of them set it aside."""
+    """It is caused by the snapshot and counts as a crash; another error of the system does not."""
 
     def fail(*_: object) -> None:
         try:
@@ -307,12 +307,12 @@ def test_a_lack_of_memory_counts_as_a_crash_in_any_form(
 
     monkeypatch.setattr(work, "publish_entry", fail)
     watched.look()
-    job = Job.of(watched.store.root, watched.daemon._scanner.queue[0], watched.daemon._config)
+    job = Job(watched.store.root, watched.daemon._config, watched.daemon._scanner.queue[0])
     assert run(job, lambda _: None).kind == kind
 
 
 def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:
-    """It is removed as soon as the crash is noticed, not with the next publish."""
+    """It is removed when the crash is noticed, and not only by the next publish."""
     watched.look()
     for number in range(2):
         (watched.store.versions / f".staging-1-{number:08x}").mkdir()
@@ -321,7 +321,7 @@ def test_a_crash_leaves_no_staging_directory(watched: Watched) -> None:
 
 
 def test_a_reload_retries_at_once(watched: Watched) -> None:
-    """After the configuration is fixed, the pause does not apply; attempts are still counted."""
+    """The pause does not apply after a reload; attempts are still counted."""
     watched.look()
     for _ in range(5):
         watched.end("error")
@@ -333,7 +333,7 @@ def test_a_reload_retries_at_once(watched: Watched) -> None:
 
 
 def test_a_reload_with_another_store_changes_nothing(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
-    """``store.path`` needs a restart: nothing else in that file takes effect either, and the error states this."""
+    """``store.path`` needs a restart: nothing else in that file takes effect, and the error says so."""
     watched.look()
     before = watched.daemon._config, watched.daemon._scanner
     other = watched.path.parent / "other"

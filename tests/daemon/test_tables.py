@@ -32,7 +32,7 @@ def opened(path: Path) -> Any:
 
 
 def tended(path: Path) -> None:
-    """Do what a housekeeping job does to a table between two nights."""
+    """Do the maintenance of a table that may run between two nights."""
     table = opened(path)
     table.optimize.compact()
     table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
@@ -44,7 +44,7 @@ def tended(path: Path) -> None:
 def test_a_table_waits_for_the_commit_of_the_other_side(
     root: Path, sides: tuple[str, str], runs: tuple[str | None, str | None]
 ) -> None:
-    """Its reason names both commits; nothing fails or is set aside, and each night is published once, complete."""
+    """The reason names both commits; nothing fails or is set aside, and each night is published once."""
     place = Place(root, complete="auto", settle_seconds=0.2)
     first, second = (place.watch / "model" / side for side in sides)
     for side in (first, second):
@@ -52,7 +52,7 @@ def test_a_table_waits_for_the_commit_of_the_other_side(
     with place.daemon():
         eventually(lambda: place.published() == ["model"])
         commit(first, 2, runs[1])
-        waits = f"commit 1 of {sides[0]}, which waits for one of {sides[1]} after commit 0"
+        waits = f"{sides[0]} at commit 1, but {sides[1]} still at commit 0"
         eventually(lambda: waits in place.status().get("waiting", {}).get("model", ""))
         tended(second)
         place.wait_looks(6)
@@ -66,13 +66,13 @@ def test_a_table_waits_for_the_commit_of_the_other_side(
 
 
 def test_table_maintenance_publishes_nothing(root: Path) -> None:
-    """It is read once, found to be the same contents, and left alone."""
+    """A changed table is read once, found to be unchanged, and not read again."""
     place = Place(root, complete="auto", settle_seconds=0.2)
     for side in ("items", "users"):
         commit(place.watch / "model" / side, 1)
     with place.daemon():
         eventually(lambda: place.published() == ["model"])
-        place.send(signal.SIGSTOP)  # else it may come between the two sides, and read the second change by itself
+        place.send(signal.SIGSTOP)  # otherwise it may scan between the two sides, and read the second one separately
         for side in ("items", "users"):
             table = opened(place.watch / "model" / side)
             table.optimize.z_order(["id"])
@@ -88,7 +88,7 @@ def test_table_maintenance_publishes_nothing(root: Path) -> None:
 
 
 def test_a_table_without_its_first_commit_is_waited_for(root: Path) -> None:
-    """The data and an empty log are there before it."""
+    """Its data and an empty log exist before the first commit."""
     place = Place(root, complete="auto", settle_seconds=0.2)
     model = place.watch / "model"
     commit(model / "items", 1)

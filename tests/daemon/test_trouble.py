@@ -1,4 +1,4 @@
-"""A really full disk, too little memory, and a store that disappears."""
+"""A full disk, too little memory, and a store that disappears."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from daemons import PATIENCE, RESCAN, Place, eventually, memory_group
 from support import forkserver
@@ -30,11 +31,13 @@ from embsync.daemon.report import DaemonState, StatusWriter
 from embsync.daemon.worker import Worker
 from embsync.errors import StoreError
 from embsync.store import Store
+from embsync.watching.backlog import Entry
+from embsync.watching.discovery import Child
 from embsync.watching.scanner import Scanner
 
 
 def test_publishing_resumes_after_a_full_disk(place: Place) -> None:
-    """It is retried with growing pauses, as status shows; nothing is damaged, not even by a completely full disk."""
+    """It is retried with growing pauses, as status reports; a completely full disk damages nothing either."""
     disk = place.file.parent / "disk"
     disk.mkdir()
     filler = disk / "filler"
@@ -65,8 +68,8 @@ def test_publishing_resumes_after_a_full_disk(place: Place) -> None:
 
 
 def test_a_snapshot_that_uses_all_memory_is_set_aside(place: Place) -> None:
-    """The kernel kills the work, not the daemon; after three crashes the next snapshot is handled."""
-    # A small snapshot takes 23 MiB and this one 406, libraries not counted where they are loaded before the fork.
+    """The kernel kills the worker, not the daemon; after three crashes, the next snapshot is handled."""
+    # A small snapshot takes 23 MiB and this one 406, without libraries if they are loaded before the fork.
     limit = 200 if os.environ.get(forkserver.SWITCH) == "0" else 80
     with memory_group(limit << 20) as group:
         entering = f"import os, runpy; open({str(group)!r}, 'w').write(str(os.getpid()))"
@@ -79,8 +82,8 @@ def test_a_snapshot_that_uses_all_memory_is_set_aside(place: Place) -> None:
 
 @pytest.mark.torture
 def test_a_snapshot_whose_allocations_fail_is_set_aside(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same if an allocation fails: such an error counts as a crash."""
-    # A process that was forked has other addresses left than one that was executed: there a thread fails to begin.
+    """A failed allocation in the worker counts as a crash too."""
+    # A forked process has less of its address space left than an executed one: a thread cannot be started there.
     monkeypatch.setenv("PYTEST_FORK_COMMANDS", "0")
     with place.daemon(), limited_workers(place, 160_000):
         assert_set_aside(place)
@@ -89,10 +92,10 @@ def test_a_snapshot_whose_allocations_fail_is_set_aside(place: Place, monkeypatc
 
 @contextlib.contextmanager
 def limited_workers(place: Place, more: int) -> Iterator[None]:
-    """Give each process that works so many KiB of addresses more than the first one has while it waits."""
+    """Limit the address space of each worker to this many KiB more than the first one uses while it waits."""
     first = int(eventually(place.worker))
     sizes = [0, -1]
-    while sizes[-1] != sizes[-2]:  # it has loaded what it needs
+    while sizes[-1] != sizes[-2]:  # until it has loaded its modules
         time.sleep(0.3)
         sizes.append(int(field(first, "VmSize").split()[0]))
     limit = (sizes[-1] + more) << 10
@@ -118,7 +121,7 @@ def limited_workers(place: Place, more: int) -> Iterator[None]:
 
 
 def assert_set_aside(place: Place) -> None:
-    """Leave a snapshot whose rows alone are too large and see the next one published by the same daemon."""
+    """Write a snapshot whose rows alone are too large; assert that the same daemon publishes the next one."""
     place.drop(1, night(1, items=200_000, users=2_000, width=128))
     failed = eventually(lambda: place.events("failed"), 250)
     assert "set aside" in (failed[0].reason or "")
@@ -131,12 +134,40 @@ def assert_set_aside(place: Place) -> None:
     assert place.published() == ["day=2"]
 
 
+#: Found by Python at its start; each attempt of the worker fails as if memory ran out.
+_FAILING_WORKER = """
+import sys
+
+if "embsync.daemon.work" in sys.orig_argv:
+    from embsync import errors, pipeline
+
+    def publish_snapshot(*_):
+        error = errors.SnapshotChanged("needs too much memory", found="9 GiB", expected="1", hint="add some")
+        raise error from MemoryError()
+
+    pipeline.publish_snapshot = publish_snapshot
+"""
+
+
+def test_a_snapshot_that_was_set_aside_keeps_the_details_of_its_last_error(place: Place) -> None:
+    """What was found, what was expected and the hint are fields of the status and the log, as after each attempt."""
+    (place.file.parent / "sitecustomize.py").write_text(_FAILING_WORKER)
+    path = os.pathsep.join([str(place.file.parent), *filter(None, sys.path)])
+    place.drop(1)
+    with place.daemon(**{forkserver.SWITCH: "0", "PYTHONPATH": path}):
+        (line,) = eventually(lambda: place.logged("set_aside"))
+        eventually(lambda: "set aside" in (place.status().get("last_error") or {}).get("what", ""))
+    assert len(place.logged("crashed")) == 3
+    for fields in (*place.logged("crashed"), line, place.status()["last_error"]):
+        assert (fields["found"], fields["expected"], fields["hint"]) == ("9 GiB", "1", "add some")
+
+
 _LESS_LIKELY = [pytest.param(how, marks=pytest.mark.torture) for how in ("renamed", "lock deleted")]
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", *_LESS_LIKELY])
 def test_the_daemon_ends_when_its_store_disappears(place: Place, how: str) -> None:
-    """It reports this and exits with 5, so that a restart opens the new store; it writes nothing to that one."""
+    """The daemon reports it, exits with 5 and writes nothing to a replaced store; a restart opens the new one."""
     place.drop(1)
     other = place.file.parent / "other"
     with place.daemon() as process:
@@ -165,7 +196,7 @@ def test_the_daemon_ends_when_its_store_disappears(place: Place, how: str) -> No
 @pytest.mark.parametrize("report", [1, 2])
 @pytest.mark.parametrize("moment", ["before the check", "after it"])
 def test_each_report_is_written_only_to_the_store_that_was_locked(tmp_path: Path, report: int, moment: str) -> None:
-    """It may be replaced at any moment of the first or the second: nothing is left in what took its place."""
+    """The store may be replaced before or after any check: nothing is written to the directory that replaced it."""
     store = Store(tmp_path / "store")
     store.create()
     scanner = Scanner(Config(watch=WatchConfig(path=tmp_path)), store, lambda: None)
@@ -190,7 +221,7 @@ def test_each_report_is_written_only_to_the_store_that_was_locked(tmp_path: Path
 
 
 def test_the_queue_survives_trouble_with_the_store(place: Place) -> None:
-    """With backlog every, no snapshot is set aside for another's problem; once solved, all are published in turn."""
+    """With ``watch.backlog: every``, none is set aside because of the store; after the repair, all are published."""
     with place.daemon():
         place.drop(1)
         place.wait_for(1)
@@ -211,7 +242,7 @@ def test_the_queue_survives_trouble_with_the_store(place: Place) -> None:
 
 @pytest.mark.torture
 def test_a_snapshot_that_never_fits_does_not_block_the_queue(root: Path) -> None:
-    """After ten failed attempts the next one is tried too; once it is published, the first is skipped."""
+    """After ten failed attempts the next one is tried; once it is published, the first is skipped."""
     disk = root / "disk"
     disk.mkdir()
     place = Place(root, rescan_seconds=0.005)
@@ -228,11 +259,12 @@ def test_a_snapshot_that_never_fits_does_not_block_the_queue(root: Path) -> None
 
 
 def test_stalled_work_is_ended(place: Place) -> None:
-    """A process that makes no progress is treated as crashed when its time is up."""
+    """A worker without progress counts as crashed after ``stall_seconds``."""
     place.store.create()
     folder = place.drop(1, night(1, items=40_000, users=2_000, width=32))
     place.configure(index={"factory": "HNSW32"})
-    job = Job(str(place.store.root), place.settings, "day=1", str(folder), "marker", None, 0, None)
+    entry = Entry(Child("day=1", folder, "ready", "marker", None, 0), "next", "marker")
+    job = Job(place.store.root, msgspec.convert(place.settings, Config), entry)
     worker = Worker(lambda: None, stall_seconds=3600.0)
     worker.begin(job, time.monotonic())
     try:
@@ -240,7 +272,7 @@ def test_stalled_work_is_ended(place: Place) -> None:
         pid = worker.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        hours = itertools.count(time.monotonic(), 3601.0)  # what it said before it was stopped is heard first
+        hours = itertools.count(time.monotonic(), 3601.0)  # its earlier messages are read first
         outcome = eventually(lambda: worker.poll(next(hours)))
         assert (outcome.kind, outcome.what) == ("crashed", "made no progress for 3600 s")
         assert not Path(f"/proc/{pid}").exists()
@@ -255,7 +287,7 @@ def deleted(root: Path) -> bool:
 
 
 def fill(path: Path, leave: int) -> None:
-    """Fill a file system up to a number of free bytes."""
+    """Fill a file system until this number of bytes is free."""
     free = os.statvfs(path.parent)
     size = path.stat().st_size if path.exists() else 0
     with path.open("ab") as file:
@@ -263,7 +295,7 @@ def fill(path: Path, leave: int) -> None:
 
 
 def seconds(line: dict[str, str]) -> float:
-    """Return when a line was logged."""
+    """Return the time of a log line, in seconds."""
     return dt.datetime.fromisoformat(line["time"]).timestamp()
 
 

@@ -1,4 +1,4 @@
-"""What every sink must do, whatever it is: the tests of each kind run these.
+"""The contract of every sink: the test modules of each kind of sink inherit these tests.
 
 A module of tests subclasses :class:`SinkContract`, implements the methods below that raise NotImplementedError, and
 names its class ``Test…``::
@@ -39,7 +39,7 @@ Stores = Callable[[str], Path]
 
 @dataclass
 class ServedSide:
-    """One side as a sink's reader sees it, ascending by id."""
+    """One side as readers of a sink see it, ascending by id."""
 
     ids: list[Any]
     vectors: Array
@@ -51,7 +51,7 @@ class ServedSide:
 
 @dataclass
 class Served:
-    """What a sink's reader sees, read as docs/how-to/milvus.md describes, so that nothing is mixed."""
+    """A version as readers of a sink see it, read as docs/how-to/milvus.md describes, so that no versions are mixed."""
 
     number: int
     items: ServedSide
@@ -59,7 +59,7 @@ class Served:
 
 
 def side_of(version: embsync.Version, name: str) -> ServedSide:
-    """Return what a sink must serve of a side."""
+    """Return a side as a sink must serve it."""
     blocks = list(row_blocks(version, name))
     return ServedSide(
         [id_ for block in blocks for id_ in block.ids.tolist()],
@@ -71,7 +71,7 @@ def side_of(version: embsync.Version, name: str) -> ServedSide:
 
 
 def assert_served(served: Served | None, version: embsync.Version) -> None:
-    """Assert that a reader sees exactly a version."""
+    """Assert that readers see exactly this version."""
     assert served is not None
     assert served.number == version.number
     for name in ("items", "users"):
@@ -97,7 +97,7 @@ def pinned(root: Path, number: int | None = None) -> Iterator[embsync.Version]:
 
 
 def deliver(sink: Sink, version: embsync.Version, expected: int | None = None) -> None:
-    """Take all steps."""
+    """Run all steps of a delivery."""
     sink.check(version)
     sink.stage(version)
     sink.probe(version)
@@ -111,15 +111,15 @@ class SinkContract:
     recall: float | None = 0.95
 
     def sink(self) -> Sink:
-        """Return a new sink on this test's place, as another process or host would open it."""
+        """Return a new sink for this test's place, as another process or host would open it."""
         raise NotImplementedError
 
     def served(self) -> Served | None:
-        """Return what a reader of the place sees now, None before the first commit."""
+        """Return what readers of the place see now, None before the first commit."""
         raise NotImplementedError
 
     def break_off(self, version: embsync.Version) -> None:
-        """Leave a version as a process leaves it that dies while it stages it, nearly at the end."""
+        """Leave a version as if its process died near the end of staging."""
         raise NotImplementedError
 
     def leave_foreign(self) -> Callable[[], object]:
@@ -131,7 +131,7 @@ class SinkContract:
         raise NotImplementedError
 
     def test_a_staged_version_is_invisible_until_committed(self, stores: Stores) -> None:
-        """Then readers see exactly the version: ids, vectors, live and carried rows, and ages, of both sides."""
+        """After the commit, readers see exactly the version: ids, vectors, live and carried rows, and ages."""
         sink = self.sink()
         with pinned(stores("plain")) as version:
             sink.check(version)
@@ -148,8 +148,8 @@ class SinkContract:
             assert (found.space_id, found.created) == (version.space_id, version.record.created)
         sink.close()
 
-    def test_the_probe_reaches_the_target_and_keeps_how(self, stores: Stores) -> None:
-        """The search parameters are kept with the generation, where another host finds them."""
+    def test_the_probe_reaches_the_target_and_stores_its_parameters(self, stores: Stores) -> None:
+        """The search parameters are stored with the generation, where another host finds them."""
         sink = self.sink()
         with pinned(stores("plain")) as version:
             sink.stage(version)
@@ -164,7 +164,7 @@ class SinkContract:
             assert dict(found.search) == dict(probe.search)
 
     def test_staging_twice_changes_nothing(self, stores: Stores) -> None:
-        """By the same process or another one."""
+        """A version that is already staged, by this process or another, is not changed."""
         with pinned(stores("plain")) as version:
             self.sink().stage(version)
             before = self.sink().generations()
@@ -172,7 +172,7 @@ class SinkContract:
             assert self.sink().generations() == before
             self.sink().probe(version)
 
-    def test_a_half_made_generation_is_made_again(self, stores: Stores) -> None:
+    def test_an_incomplete_generation_is_completed(self, stores: Stores) -> None:
         """It is listed as incomplete, cannot be committed, and is completed by the next run."""
         with pinned(stores("plain")) as version:
             self.break_off(version)
@@ -185,14 +185,14 @@ class SinkContract:
             assert_served(self.served(), version)
 
     def test_a_half_made_generation_can_be_dropped(self, stores: Stores) -> None:
-        """The store has another current version, and no run completes this one."""
+        """An incomplete generation that no run will complete can be removed."""
         with pinned(stores("plain")) as version:
             self.break_off(version)
         self.sink().drop(3)
         assert self.sink().generations() == []
 
     def test_a_stale_publisher_changes_nothing(self, stores: Stores) -> None:
-        """A commit compares: who expects another version than readers see has to look again."""
+        """A commit that expects another version than readers see fails with ``SinkMoved``."""
         root, first, second = stores("plain"), self.sink(), self.sink()
         for number in (1, 2, 3):
             with pinned(root, number) as version:
@@ -208,7 +208,7 @@ class SinkContract:
             assert_served(self.served(), version)
 
     def test_of_two_publishers_at_once_one_wins(self, stores: Stores) -> None:
-        """Exactly one, every time."""
+        """Of two concurrent commits that expect the same version, exactly one succeeds."""
         root = stores("plain")
         with pinned(root, 1) as version:
             deliver(self.sink(), version)
@@ -240,7 +240,7 @@ class SinkContract:
             self.sink().commit(1, now)
 
     def test_a_rollback_is_a_commit(self, stores: Stores) -> None:
-        """Back and forth, by any host."""
+        """Any host can commit a staged version again, older or newer."""
         root = stores("plain")
         expected = None
         for number in (2, 3, 2, 3, 1):
@@ -250,7 +250,7 @@ class SinkContract:
             expected = number
 
     def test_readers_see_both_sides_switch_at_once(self, stores: Stores) -> None:
-        """A reader that looks all the time finds items, users and number of one version in every look."""
+        """Each read sees items, users and number of one version while versions are switched."""
         root = stores("plain")
         sides = {}
         for number in (1, 2):
@@ -279,7 +279,7 @@ class SinkContract:
         assert mixed == []
 
     def test_an_old_generation_is_dropped_and_the_current_one_never(self, stores: Stores) -> None:
-        """Dropping what is not there does nothing."""
+        """Dropping a missing generation does nothing."""
         root, sink = stores("plain"), self.sink()
         for number, expected in ((1, None), (2, 1)):
             with pinned(root, number) as version:
@@ -293,7 +293,7 @@ class SinkContract:
             assert_served(self.served(), version)
 
     def test_objects_of_other_programs_are_untouched(self, stores: Stores) -> None:
-        """Neither by staging and switching nor by dropping; it is not listed either."""
+        """They are not changed by staging, switching or dropping, and not listed."""
         read = self.leave_foreign()
         before = read()
         root, sink = stores("plain"), self.sink()
@@ -305,14 +305,14 @@ class SinkContract:
         assert read() == before
 
     def test_a_place_made_by_another_program_is_refused(self, stores: Stores) -> None:
-        """One line with a hint, before any row moves."""
+        """The check fails with a hint, before any row is written."""
         self.occupy()
         with pinned(stores("plain")) as version, pytest.raises(SinkConflict) as caught:
             self.sink().check(version)
         assert caught.value.hint
 
     def test_a_version_of_another_store_is_refused(self, stores: Stores) -> None:
-        """Both stores have a version 3; the number alone would mix them up."""
+        """A version of another store with the same number is a conflict."""
         with pinned(stores("plain")) as version:
             deliver(self.sink(), version)
         with pinned(stores("other")) as stranger, pytest.raises(SinkConflict):
@@ -321,14 +321,14 @@ class SinkContract:
             assert_served(self.served(), version)
 
     def test_a_version_that_is_not_staged_cannot_be_committed(self) -> None:
-        """By any process that tries."""
+        """The commit fails, and nothing is served."""
         with pytest.raises(SinkError):
             self.sink().commit(7, None)
         assert self.served() is None
 
     @pytest.mark.parametrize("name", ["named", "one_sided", "new_space", "labelled"])
     def test_every_kind_of_version_is_served(self, name: str, stores: Stores) -> None:
-        """String ids, some not ASCII; items alone; a version of a new space after one of the old; with labels."""
+        """It includes string ids, also non-ASCII ones, items without users, a version of a new space, and labels."""
         root, expected = stores(name), None
         with embsync.open(root) as reader:
             newest = reader.current.number

@@ -1,4 +1,4 @@
-"""What can be wrong with a place: one clear line with a hint, the store unaffected, no secret anywhere."""
+"""Errors of a place: each is one line with a hint that contains no secret, and the store is unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def refused(root: Path, config: ObjectStoreConfig) -> EmbsyncError:
-    """Return the error of a delivery that must fail, and leave the store as it was."""
+    """Return the error of a delivery; assert that it is one line with a hint and that the store is unchanged."""
     before = snapshot_of(root)
     with pytest.raises(EmbsyncError) as caught:
         deliver(ObjectStoreSink(config), root, 3, where="test")
@@ -51,12 +51,12 @@ def refused(root: Path, config: ObjectStoreConfig) -> EmbsyncError:
 
 @pytest.fixture
 def root(stores: Stores) -> Path:
-    """Give a store."""
+    """The root of a store with three versions."""
     return stores("plain")
 
 
 class Answering(http.server.BaseHTTPRequestHandler):
-    """An endpoint that answers everything alike."""
+    """An endpoint that sends the same response to every request."""
 
     status, code, body = 500, "InternalError", ""
 
@@ -69,12 +69,12 @@ class Answering(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def answering() -> Iterator[Callable[..., ObjectStoreConfig]]:
-    """Give a function that makes the endpoint answer so, and returns how it is reached."""
+    """Return a function that starts an endpoint with this response, and returns its configuration."""
     servers = []
 
     def start(status: int, code: str, body: str = "") -> ObjectStoreConfig:
@@ -92,8 +92,8 @@ def answering() -> Iterator[Callable[..., ObjectStoreConfig]]:
 
 
 @pytest.mark.services("obstore")
-def test_what_reaches_a_place_is_known_for_printed_commands() -> None:
-    """`embsync push` needs the same endpoint and region."""
+def test_push_options_include_endpoint_and_region() -> None:
+    """The options of ``embsync push`` include the endpoint and the region."""
     config = ObjectStoreConfig(name="test", url="s3://b/p", endpoint="http://127.0.0.1:9", region="eu-1")
     assert open_objects(config).push_options == ("--endpoint", "http://127.0.0.1:9", "--region", "eu-1")
     assert open_objects(ObjectStoreConfig(name="test", url="s3://b/p")).push_options == ()
@@ -120,7 +120,7 @@ def test_errors_of_a_service_are_quoted(
     error: type[EmbsyncError],
     says: str,
 ) -> None:
-    """Whether it may heal by itself, and what to do; a secret in its answer is not repeated."""
+    """The error says whether a retry may succeed, and what to do; a secret in the response is not repeated."""
     caught = refused(root, answering(status, code, f"your secret {SECRET} is wrong"))
     assert type(caught) is error
     assert says in str(caught)
@@ -129,7 +129,7 @@ def test_errors_of_a_service_are_quoted(
 
 @pytest.mark.services("obstore")
 def test_an_unreachable_endpoint_is_reported(root: Path) -> None:
-    """It may come."""
+    """It may become reachable, so the error is transient."""
     config = ObjectStoreConfig(name="test", url="s3://b/p", endpoint=f"http://127.0.0.1:{free_port()}")
     caught = refused(root, config)
     assert type(caught) is SinkUnavailable
@@ -138,7 +138,7 @@ def test_an_unreachable_endpoint_is_reported(root: Path) -> None:
 
 @pytest.mark.services("obstore")
 def test_a_wrong_secret_is_never_shown(root: Path, rclone_server: S3Server, tmp_path: Path) -> None:
-    """Neither in the line, nor in the traceback that ``--debug`` shows, nor in the log and state of the service."""
+    """It is neither in the line, nor in a traceback by ``--debug``, nor in the log or the state of the service."""
     wrong = "a-wrong-secret-of-somebody"
     url = f"s3://{BUCKET}/wrong-{next(_PREFIXES)}"
     arguments = ["push", url, "--endpoint", rclone_server.url, "--store", root, "--debug"]
@@ -166,7 +166,7 @@ def test_a_wrong_secret_is_never_shown(root: Path, rclone_server: S3Server, tmp_
 
 
 def test_a_full_directory_is_reported(root: Path, tmp_path: Path) -> None:
-    """What is half there is completed once there is room."""
+    """The incomplete version is completed once there is space."""
     (tmp_path / "remote").mkdir()
     config = ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote")
     sink = ObjectStoreSink(config)
@@ -191,7 +191,7 @@ def test_a_full_directory_is_reported(root: Path, tmp_path: Path) -> None:
 
 
 def test_an_unwritable_directory_is_reported(root: Path, tmp_path: Path) -> None:
-    """Or a place under a file."""
+    """A directory cannot be created below a file."""
     (tmp_path / "file").write_text("theirs")
     caught = refused(root, ObjectStoreConfig(name="test", url=f"file://{tmp_path}/file"))
     assert isinstance(caught, SinkUnavailable)
@@ -199,7 +199,7 @@ def test_an_unwritable_directory_is_reported(root: Path, tmp_path: Path) -> None
 
 
 def test_a_prefix_of_another_program_is_refused(root: Path, tmp_path: Path) -> None:
-    """Nothing is written there."""
+    """The error is a conflict, and nothing is written there."""
     (tmp_path / "remote").mkdir()
     (tmp_path / "remote" / "photo.jpg").write_text("theirs")
     before = snapshot_of(tmp_path / "remote")
@@ -210,7 +210,7 @@ def test_a_prefix_of_another_program_is_refused(root: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"format": 9}', b"\xff" * 50])
 def test_a_damaged_pointer_is_refused(root: Path, tmp_path: Path, damage: bytes) -> None:
-    """It is not guessed what it was."""
+    """A pointer that cannot be parsed is a conflict."""
     (tmp_path / "remote").mkdir()
     config = ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote")
     deliver(ObjectStoreSink(config), root, 3)
@@ -234,7 +234,7 @@ def test_a_damaged_pointer_is_refused(root: Path, tmp_path: Path, damage: bytes)
     ],
 )
 def test_invalid_urls_are_refused_before_connecting(url: str, says: str) -> None:
-    """Before anything is connected to; a secret in one is not repeated."""
+    """A secret in the URL is not repeated."""
     with pytest.raises(UsageError, match=says) as caught:
         open_objects(ObjectStoreConfig(name="test", url=url))
     assert "hunter2" not in str(caught.value)
@@ -243,7 +243,7 @@ def test_invalid_urls_are_refused_before_connecting(url: str, says: str) -> None
 @pytest.mark.services("obstore")
 @pytest.mark.parametrize("text", ["nonsense\n", "=x\n", "AWS_NO_SUCH_KEY=1\n"])
 def test_an_invalid_credentials_file_is_refused(tmp_path: Path, text: str) -> None:
-    """The line is named, its contents are not."""
+    """A malformed line, an unknown key or a missing file is an error."""
     file = tmp_path / "credentials"
     file.write_text(text)
     with pytest.raises(UsageError):
@@ -253,7 +253,7 @@ def test_an_invalid_credentials_file_is_refused(tmp_path: Path, text: str) -> No
 
 
 def test_secrets_come_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them, and not an empty one."""
+    """Exactly one of the two is given, and it is not empty."""
     file = tmp_path / "password"
     file.write_text("from-a-file\nmore\n")
     monkeypatch.setenv("OF_A_SINK", "from-a-variable")
@@ -281,13 +281,13 @@ def test_secrets_come_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: pyt
         ([{"name": "m", "kind": "object_store"}], "url"),
         ([{"name": "M!", "kind": "object_store", "url": "file:///x"}], "wrong value"),
         ([{"name": "m", "kind": "object_store", "url": "file:///x", "keepversions": 3}], "keep_versions"),
-        ([{"name": "m", "kind": "object_store", "url": "file:///x"}] * 2, "two sinks of one name"),
+        ([{"name": "m", "kind": "object_store", "url": "file:///x"}] * 2, "two sinks have the same name"),
         ([{"name": "m", "kind": "object_store", "url": "s3://a:hunter2@b/c"}], "credentials in a URL"),
         ([{"name": "m", "kind": "object_store", "url": "file:///x", "pasword": "hunter2"}], "unknown"),
     ],
 )
 def test_an_invalid_sink_configuration_is_refused(tmp_path: Path, sinks: object, says: str) -> None:
-    """The key is named; no value that may be a secret is."""
+    """The key is named, and no value that may be a secret."""
     file = tmp_path / "embsync.yaml"
     file.write_text(json.dumps({"delivery": {"sinks": sinks}}))
     with pytest.raises(UsageError) as caught:
@@ -297,7 +297,7 @@ def test_an_invalid_sink_configuration_is_refused(tmp_path: Path, sinks: object,
 
 
 def test_paths_of_a_sink_are_relative_to_the_configuration_file(tmp_path: Path) -> None:
-    """Like all others."""
+    """They are resolved like all other paths in the file."""
     sink = {"name": "m", "kind": "object_store", "url": "s3://b/c", "credentials_file": "secrets"}
     file = tmp_path / "embsync.yaml"
     file.write_text(json.dumps({"delivery": {"sinks": [sink], "directory": "state"}}))

@@ -1,4 +1,4 @@
-"""Clocks that are wrong, of the publisher, of the puller and of the place, ahead and behind, and set while it runs."""
+"""Wrong clocks of the publisher, of the puller and of the place, ahead or behind, or set while a command runs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from embsync.errors import SinkUnavailable
 from embsync.store import Store
 
 _HOURS = [-7.0, 7.0]
-#: A library that gives a process another clock (Debian's package libfaketime).
+#: A library that shifts the clock of a process (Debian's package libfaketime).
 _FAKETIME = next((str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
 needs_faketime = pytest.mark.skipif(_FAKETIME is None, reason="no libfaketime here")
 
 
 class Clock:
-    """The result of ``time.time``, set by a test."""
+    """A replacement of ``time.time``, shifted by a test."""
 
     def __init__(self) -> None:
         self.shift = 0.0
@@ -52,15 +52,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def seconds(text: str | None) -> float:
-    """Return a time of a report."""
+    """Return a time of a report as a timestamp."""
     assert text is not None
     return dt.datetime.fromisoformat(text).timestamp()
 
 
 @pytest.mark.parametrize("hours", _HOURS)
-def test_a_moment_is_right_after_the_clock_was_set(clock: Clock, hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So is one taken while the clock was wrong; unless the clock is set, the number is the same each time."""
-    monkeypatch.setattr("embsync.delivery.pauses._ticks", lambda: 1000.0)  # no time passes
+def test_moments_follow_corrections_of_the_clock(clock: Clock, hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It also holds for a moment that was recorded while the clock was wrong; its timestamp is otherwise constant."""
+    monkeypatch.setattr("embsync.delivery.pauses._ticks", lambda: 1000.0)  # time stands still
     clock._real = lambda: 1.7e9
     before = Moment()
     stated = before.seconds()
@@ -74,8 +74,8 @@ def test_a_moment_is_right_after_the_clock_was_set(clock: Clock, hours: float, m
 
 
 @pytest.mark.parametrize("hours", _HOURS)
-def test_since_when_a_sink_is_behind_survives_a_wrong_clock(clock: Clock, hours: float, tmp_path: Path) -> None:
-    """It was first seen with a wrong clock, which is set right then; the pauses are those of an unchanged clock."""
+def test_behind_since_is_corrected_with_the_clock(clock: Clock, hours: float, tmp_path: Path) -> None:
+    """``behind_since`` is corrected when the clock is; pauses do not depend on it."""
     sync(tmp_path / "store", night(0), "day=0", configured())
     sink = ObjectStoreConfig(name="gone", url=f"file://{tmp_path}/gone")
     began = clock()
@@ -95,7 +95,7 @@ def test_since_when_a_sink_is_behind_survives_a_wrong_clock(clock: Clock, hours:
 
 
 def test_a_pause_ends_although_the_clock_was_set_back(clock: Clock, tmp_path: Path) -> None:
-    """By a year, in the middle of it."""
+    """The clock is set back by a year during the pause."""
     sync(tmp_path / "store", night(0), "day=0", configured())
     sink = ObjectStoreConfig(name="late", url=f"file://{tmp_path}/late")
     settings = DeliveryConfig(retry_seconds=0.1, recheck_seconds=0.1)
@@ -110,7 +110,7 @@ def test_a_pause_ends_although_the_clock_was_set_back(clock: Clock, tmp_path: Pa
 
 
 def _dated(folder: Path, end: str, shift: float) -> None:
-    """Date the objects whose keys end so as a clock does that differs by some seconds."""
+    """Set the times of objects whose keys end with ``end``, as a clock that is off by some seconds would."""
     for path in folder.rglob(f"*{end}"):
         moment = time.time() + shift
         os.utime(path, (moment, moment))
@@ -121,12 +121,12 @@ def _dated(folder: Path, end: str, shift: float) -> None:
     [
         ("directory", 0.6),
         pytest.param("rclone", 3.0, marks=pytest.mark.services("obstore")),
-    ],  # which dates to the second
+    ],  # its times have a resolution of one second
 )
 def test_a_version_dated_in_the_future_delays_a_removal_by_the_grace_period_only(
     place: str, grace: float, stores: Stores, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The clock there was ahead by a year when versions 2 and 3 were pushed; it is right now."""
+    """Versions 2 and 3 are dated a year ahead; the clock is right when they are removed."""
     if place == "directory":
         folder = tmp_path / "remote"
         folder.mkdir()
@@ -144,7 +144,7 @@ def test_a_version_dated_in_the_future_delays_a_removal_by_the_grace_period_only
     _dated(folder, "manifest.json", 3.15e7)
     began = time.monotonic()
     patient = ObjectStoreSink(msgspec.structs.replace(config, grace_seconds=3600.0))
-    for number in (1, 2):  # the first dates all of them again: a slow machine is past a short period at the second
+    for number in (1, 2):  # the first dates all of them again: at the second, a short period may be over
         with pytest.raises(SinkUnavailable, match="kept for pulls that are copying it"):
             patient.drop(number)
     eventually(lambda: _dropped(sink, 1))
@@ -166,7 +166,7 @@ def _dropped(sink: ObjectStoreSink, number: int) -> bool:
 def test_a_lock_of_a_dead_publisher_is_taken_over_whatever_the_clock_there_says(
     shift: float, rclone_server: S3Server
 ) -> None:
-    """After it was seen unchanged for its time: not at once, although it is dated a year ago."""
+    """It is taken over after it was unchanged for ``lock_seconds``, and not earlier, whatever its date."""
     prefix = f"lock{shift:.0f}"
     config = ObjectStoreConfig(name="test", url=f"s3://{BUCKET}/{prefix}", endpoint=rclone_server.url, lock_seconds=1.5)
     objects = open_objects(config)
@@ -180,7 +180,7 @@ def test_a_lock_of_a_dead_publisher_is_taken_over_whatever_the_clock_there_says(
 
 @pytest.mark.services("obstore")
 def test_a_lock_of_publishers_at_work_is_not_taken(rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It changes hands between any two looks at it, for longer than one of them may hold it."""
+    """Publishers take turns holding it, in total for longer than ``lock_seconds``."""
     config = ObjectStoreConfig(name="test", url=f"s3://{BUCKET}/busy", endpoint=rclone_server.url, lock_seconds=1.0)
     others, turns, taken, real = open_objects(config), itertools.count(), [], time.sleep
 
@@ -200,7 +200,7 @@ def test_a_lock_of_publishers_at_work_is_not_taken(rclone_server: S3Server, monk
 
 
 def with_clock(hours: float, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run embsync with a clock that differs by some hours."""
+    """Run embsync with a clock that is off by some hours."""
     environment = {
         **os.environ,
         "LD_PRELOAD": _FAKETIME or "",
@@ -213,7 +213,7 @@ def with_clock(hours: float, *arguments: object) -> subprocess.CompletedProcess[
 
 @needs_faketime
 def test_push_and_pull_with_wrong_clocks(stores: Stores, tmp_path: Path) -> None:
-    """The publisher's is ahead, the puller's behind, then the publisher's is set back: what arrives is the version."""
+    """The version arrives with the publisher's clock ahead and the puller's behind, and after one is set back."""
     (tmp_path / "remote").mkdir()
     url, copy, hours = f"file://{tmp_path}/remote", tmp_path / "copy", max(_HOURS)
     assert with_clock(hours, "push", url, "--store", stores("plain")).returncode == 0
@@ -229,7 +229,7 @@ def test_push_and_pull_with_wrong_clocks(stores: Stores, tmp_path: Path) -> None
 def test_a_service_that_refuses_a_wrong_clock_is_quoted(
     hours: float, stores: Stores, rclone_server: S3Server, tmp_path: Path
 ) -> None:
-    """S3 signs with the time: one line that names the clock, to be tried again."""
+    """S3 signatures include the time: the error is one line that names the clock, and is transient."""
     url, options = f"s3://{BUCKET}/skewed{hours:g}", ("--endpoint", rclone_server.url)
     for command, store in (("push", stores("plain")), ("pull", tmp_path / "copy")):
         done = with_clock(hours, command, url, *options, "--store", store)

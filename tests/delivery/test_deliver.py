@@ -1,4 +1,4 @@
-"""``embsync deliver``: sinks follow the store, whatever fails, and what they lack is seen everywhere."""
+"""``embsync deliver``: sinks follow the store despite failures, and status and metrics report what they lack."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PAUSES = {"rescan_seconds": 0.05, "recheck_seconds": 0.2, "retry_seconds": 0.1}
 
 
 class Place:
-    """A store with a night, and two directories as sinks."""
+    """A store with one night, and two directories as sinks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Place:
         return DeliveryService(lambda: self.config(**delivery), open_)
 
     def state(self) -> dict[str, Any]:
-        """Return the report, once there is one: a sink may be delivered to before."""
+        """Return the report, once it exists: sinks may be served before."""
         found: dict[str, Any] = eventually(lambda: read_report(self.root))
         return found
 
@@ -79,7 +79,7 @@ def place(tmp_path: Path) -> Place:
 
 
 class Failing(DirectorySink):
-    """A sink that raises in a chosen step."""
+    """A sink that raises a chosen error when it stages."""
 
     errors: dict[str, Exception]
 
@@ -95,7 +95,7 @@ class Failing(DirectorySink):
 
 @contextlib.contextmanager
 def running(service: DeliveryService) -> Iterator[None]:
-    """Run couriers and loop in this process, without its signals."""
+    """Run couriers and loop in this process, without the service's signal handlers."""
     from embsync.signals import Requests
 
     requests = Requests()
@@ -108,11 +108,11 @@ def running(service: DeliveryService) -> Iterator[None]:
     finally:
         requests.record(signal.SIGTERM)
         thread.join()
-        assert eventually(service._stop)  # one try has five seconds
+        assert eventually(service._stop)  # one attempt has five seconds
 
 
 def test_every_sink_follows_publishing_and_rollback(place: Place) -> None:
-    """And keeps as many versions as it should."""
+    """Each sink keeps the configured number of versions."""
     with running(place.service(recheck_seconds=600.0)):
         eventually(lambda: place.numbers() == [1, 1])
         for _ in range(3):
@@ -127,7 +127,7 @@ def test_every_sink_follows_publishing_and_rollback(place: Place) -> None:
 
 
 def test_a_sink_that_fails_stops_neither_the_others_nor_publishing(place: Place) -> None:
-    """It is retried after growing pauses, and what it lacks, since when and why is in the state and the metrics."""
+    """It is retried after growing pauses; state and metrics say how far it is behind, since when and why."""
     Failing.errors = {"one": SinkUnavailable("the line is cut", hint="wait")}
     with running(place.service(Failing)):
         eventually(lambda: place.numbers() == [None, 1])
@@ -151,7 +151,7 @@ def test_a_sink_that_fails_stops_neither_the_others_nor_publishing(place: Place)
 
 
 def test_pauses_grow_and_start_over() -> None:
-    """Up to ten minutes."""
+    """They double up to ten minutes, and start again after a success."""
     pauses = Pauses(5.0)
     assert [pauses.failed() for _ in range(9)] == [5, 10, 20, 40, 80, 160, 320, LONGEST, LONGEST]
     pauses.succeeded()
@@ -159,7 +159,7 @@ def test_pauses_grow_and_start_over() -> None:
 
 
 def test_after_a_success_the_pauses_start_over(place: Place) -> None:
-    """And the sink is checked again after its own pause."""
+    """The sink is checked again after ``recheck_seconds``."""
     Failing.errors = {"one": SinkUnavailable("the line is cut")}
     courier = place.service(Failing, recheck_seconds=33.0)._couriers[0]
     assert [courier.attempt()[0] for _ in range(3)] == [0.1, 0.2, 0.4]
@@ -172,7 +172,7 @@ def test_after_a_success_the_pauses_start_over(place: Place) -> None:
 
 
 def test_versions_behind_is_at_least_one_after_a_rollback(place: Place) -> None:
-    """Readers of the sink see another version than the store's, although theirs is the higher number."""
+    """Readers of the sink see another version than the store's, even if its number is higher."""
     for _ in range(3):
         place.publish()
     assert [versions_behind(place.root, there) for there in (None, 1, 3, 4)] == [4, 3, 1, 0]
@@ -180,8 +180,8 @@ def test_versions_behind_is_at_least_one_after_a_rollback(place: Place) -> None:
     assert [versions_behind(place.root, there) for there in (4, 2, 1)] == [1, 0, 1]
 
 
-def test_what_another_publisher_is_staging_stays(place: Place) -> None:
-    """It has a higher number and is incomplete; a lower one was left by a run that died, and is removed."""
+def test_a_version_staged_by_another_publisher_is_kept(place: Place) -> None:
+    """An incomplete version with a higher number stays; one with a lower number was abandoned, and is removed."""
     for _ in range(2):
         place.publish()
     Store(place.root).rollback(2)
@@ -195,7 +195,7 @@ def test_what_another_publisher_is_staging_stays(place: Place) -> None:
 
 
 def test_an_old_version_in_use_is_reported_and_removed_later(place: Place) -> None:
-    """It fails no delivery."""
+    """The delivery succeeds, and the old version is listed in the report until it is removed."""
 
     class Busy(DirectorySink):
         busy = True
@@ -217,7 +217,7 @@ def test_an_old_version_in_use_is_reported_and_removed_later(place: Place) -> No
 
 
 def test_the_state_is_written_also_while_nothing_changes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its age shows whether the service lives."""
+    """The age of the state shows whether the service is running."""
     from embsync.delivery import service as module
 
     monkeypatch.setattr(module, "_WRITTEN_SECONDS", 0.2)
@@ -230,7 +230,7 @@ def test_the_state_is_written_also_while_nothing_changes(place: Place, monkeypat
 def test_a_failure_is_logged_once_and_without_secrets(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a library puts into its message, even that of an unexpected error."""
+    """It holds for any text in an error, even an unexpected one."""
     from embsync.delivery.secrets import read_secret
 
     monkeypatch.setenv("A_PASSWORD", "xyzzy-secret/1")
@@ -247,7 +247,7 @@ def test_a_failure_is_logged_once_and_without_secrets(
 
 
 def test_a_version_that_is_superseded_while_it_is_staged_is_not_committed(place: Place) -> None:
-    """The store was rolled back or has published: readers of the sink never see what is not wanted any more."""
+    """After a rollback during staging, only the version that is then current is committed."""
     place.publish()
 
     class Slow(DirectorySink):
@@ -270,7 +270,7 @@ def test_a_version_that_is_superseded_while_it_is_staged_is_not_committed(place:
     ids=["items", "users"],
 )
 def test_an_incomplete_version_is_not_switched_to(place: Place, probe: Probe, error: str) -> None:
-    """Its readers see what they saw before."""
+    """Readers still see the previous version."""
 
     class Lossy(DirectorySink):
         def probe(self, version: Any) -> Probe:
@@ -283,7 +283,7 @@ def test_an_incomplete_version_is_not_switched_to(place: Place, probe: Probe, er
 
 
 def test_a_missed_recall_is_noted_or_refused(place: Place) -> None:
-    """As ``index.on_missed_recall`` configures."""
+    """``index.on_missed_recall`` decides."""
 
     class Bad(DirectorySink):
         def probe(self, version: Any) -> Probe:
@@ -300,7 +300,7 @@ def test_a_missed_recall_is_noted_or_refused(place: Place) -> None:
 
 
 def test_a_sink_of_another_store_is_refused(place: Place, tmp_path: Path) -> None:
-    """Whether the numbers collide, or the sink is ahead of this store."""
+    """The number may be that of another version, or higher than all of this store's."""
     other = Place(tmp_path / "other")
     sink = DirectorySink(DirectorySinkConfig(name="one", path=str(place.sinks["one"])))
     other.publish()
@@ -319,7 +319,7 @@ def test_a_sink_of_another_store_is_refused(place: Place, tmp_path: Path) -> Non
 
 
 def test_an_overtaken_publisher_checks_again(place: Place) -> None:
-    """Two deliveries of one store: the slower one finds that there is nothing left to do."""
+    """If another delivery of the store was faster, the next attempt has nothing to do."""
 
     class Overtaken(DirectorySink):
         def commit(self, number: int, expected: int | None) -> None:
@@ -337,7 +337,7 @@ def test_an_overtaken_publisher_checks_again(place: Place) -> None:
 
 
 def test_only_one_delivery_runs_at_a_time(place: Place) -> None:
-    """The second one names the first."""
+    """A second delivery fails with the hint to run ``status``."""
     service = place.service()
     with service._alone(), pytest.raises(StoreBusy, match="another delivery") as caught:
         place.service().once()
@@ -345,7 +345,7 @@ def test_only_one_delivery_runs_at_a_time(place: Place) -> None:
 
 
 def test_a_store_without_versions_is_waited_for(tmp_path: Path) -> None:
-    """Nothing is behind, and the first version is delivered when it comes."""
+    """The sink's state is ``waiting``, and the first version is delivered when it is published."""
     place = Place(tmp_path)
     place.root = tmp_path / "later"
     with running(place.service(directory=str(tmp_path))):
@@ -370,7 +370,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_deliver_once_reports_each_sink(place: Place) -> None:
-    """Says what is where, ends with the code of the first error, and ``status`` shows it."""
+    """It prints the version of each sink and exits with the code of the first error, which ``status`` then shows."""
     (place.folder / "mirror").mkdir()
     config = _configuration(place, f"file://{place.folder}/mirror")
     done = run("deliver", "--once", "--config", config)
@@ -394,7 +394,7 @@ def test_deliver_once_reports_each_sink(place: Place) -> None:
 
 
 def test_the_service_responds_to_signals(place: Place) -> None:
-    """It follows, logs what it did, reads the configuration again, keeps a good one, and stops at once."""
+    """SIGHUP reloads a valid configuration and keeps the old one otherwise; SIGTERM ends the service."""
     (place.folder / "mirror").mkdir()
     config = _configuration(place, f"file://{place.folder}/mirror")
     command = [sys.executable, "-m", "embsync", "deliver", "--config", str(config), "--json"]
@@ -432,7 +432,7 @@ def test_the_service_responds_to_signals(place: Place) -> None:
 
 
 def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) -> None:
-    """One that changed is used by one thread at a time; the others continue; a removed one is not touched."""
+    """A changed sink gets a new courier, unchanged sinks keep theirs, and a removed sink is left as it is."""
     import msgspec
 
     service = place.service()
@@ -459,7 +459,7 @@ def test_a_reload_replaces_the_sinks_that_changed(place: Place, tmp_path: Path) 
 
 
 def test_a_sink_that_changed_is_left_by_its_old_thread_first(place: Place) -> None:
-    """A delivery that runs ends, then the new one begins: never two at once in this process."""
+    """The new courier begins after the running delivery of the old one has ended."""
     entered, proceed, at_once = threading.Event(), threading.Event(), []
 
     class Slow(DirectorySink):
@@ -485,7 +485,7 @@ def test_a_sink_that_changed_is_left_by_its_old_thread_first(place: Place) -> No
 
 
 def test_a_reload_that_changes_fixed_settings_is_refused(place: Place, tmp_path: Path) -> None:
-    """The store, and where the state is written; the sinks stay as they are."""
+    """``delivery.directory`` and ``store.path`` cannot change; the sinks stay as they are."""
     service = place.service()
     before = service._couriers
     service._load = lambda: place.config(directory=str(tmp_path))
@@ -499,6 +499,6 @@ def test_a_reload_that_changes_fixed_settings_is_refused(place: Place, tmp_path:
 
 
 def test_a_configuration_without_sinks_is_refused(place: Place) -> None:
-    """Exit code 2, as a service need not be restarted for it."""
+    """The exit code is 2, after which a service is not restarted."""
     done = run("deliver", "--once", "--store", place.root)
     assert (done.returncode, "no sinks" in done.stderr) == (2, True)

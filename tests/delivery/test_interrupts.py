@@ -1,4 +1,4 @@
-"""Signals in the middle of a transfer: it ends at once, readers see what they saw, and the next run completes it."""
+"""Signals during a transfer: it ends at once, readers see the previous version, and the next run completes it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from embsync.store import Store
 pytestmark = pytest.mark.services("obstore")
 
 _PREFIXES = itertools.count()
-#: In the request at which the endpoint stops answering.
+#: Part of the request at which the endpoint stops responding.
 _STALLS_AT = b"users/vectors.npy"
 
 
 class Stalling:
-    """An endpoint that never answers a request for one object, as behind a line that is cut without a word."""
+    """An endpoint that never responds to requests for one object, like a connection that was silently cut."""
 
     def __init__(self, server: S3Server) -> None:
         host, port = server.url.removeprefix("http://").split(":")
@@ -67,7 +67,7 @@ class Stalling:
             while data := source.recv(1 << 16):
                 if requests and _STALLS_AT in data:
                     self.stalled.set()
-                    return  # both ends stay open
+                    return  # leaves both ends open
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
 
@@ -83,7 +83,7 @@ class Stalling:
 
 
 class Line:
-    """A store, a prefix where its version 2 is current while version 3 is the store's, and a copy of version 2."""
+    """A store with version 3, a prefix where version 2 is current, and a copy of version 2."""
 
     def __init__(self, server: S3Server, store: Path, folder: Path) -> None:
         self.url = f"s3://{BUCKET}/interrupted-{next(_PREFIXES)}"
@@ -95,7 +95,7 @@ class Line:
         Pull(Store(self.stores["pull"]), open_objects(self.config), 3).once()
 
     def current(self, command: str) -> int | None:
-        """Return what readers see of what a command changes."""
+        """Return the version that readers see after a command."""
         return ObjectStoreSink(self.config).current() if command == "push" else assert_intact(self.stores["pull"])
 
     def arguments(self, command: str, endpoint: str, *more: str) -> list[str]:
@@ -103,7 +103,7 @@ class Line:
         return [sys.executable, "-m", "embsync", command, self.url, *options]
 
     def complete(self, command: str) -> None:
-        """Run it again, without what stalls."""
+        """Run the command again, without the stalling endpoint."""
         done = subprocess.run(self.arguments(command, self.endpoint), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert self.current(command) == 3
@@ -116,7 +116,7 @@ def line(rclone_server: S3Server, stores: Stores, tmp_path: Path) -> Line:
 
 @contextmanager
 def at_work(line: Line, server: S3Server, command: str, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command until it waits for the object that never comes."""
+    """Run a command until it waits for the object that never arrives."""
     stalling = Stalling(server)
     with subprocess.Popen(
         line.arguments(command, stalling.url, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -134,12 +134,12 @@ def at_work(line: Line, server: S3Server, command: str, *more: str) -> Iterator[
     [("push", signal.SIGINT), ("push", signal.SIGTERM), ("pull", signal.SIGINT), ("pull", signal.SIGHUP)],
 )
 def test_a_transfer_ends_on_a_signal(command: str, number: signal.Signals, line: Line, rclone_server: S3Server) -> None:
-    """With one line and 128 plus its number, although the library waits for the service."""
+    """It prints one line and exits with 128 plus the signal's number, even while a library waits for the service."""
     if command == "pull":
         line.complete("push")
     with at_work(line, rclone_server, command) as process:
         process.send_signal(number)
-        output = process.communicate(timeout=50)  # less than the 60 s after which the library gives up
+        output = process.communicate(timeout=50)  # less than the library's own timeout of 60 s
     assert (process.returncode, output[0]) == (128 + number, "")
     assert output[1].splitlines()[-1].startswith(f"embsync: ended by {number.name}; the current version stays")
     assert "Traceback" not in output[1]
@@ -161,7 +161,7 @@ until_signal(work)
 
 
 def test_a_signal_that_another_thread_receives_ends_the_work() -> None:
-    """The kernel may choose any thread; one that waits in a library does not wake the one with the handlers."""
+    """The kernel may choose any thread; a thread that waits in a library does not wake the main thread."""
     command = [sys.executable, "-c", _OTHER_THREAD]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 128 + signal.SIGTERM
@@ -189,15 +189,15 @@ exit_between_sections(7)
 
 
 def test_a_switch_that_has_begun_is_completed_first() -> None:
-    """It runs on another thread; what would begin after it does not."""
+    """A critical section on another thread is completed, and the next one is not begun."""
     done = subprocess.run([sys.executable, "-c", _SECTION], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, "complete\n")
 
 
-def test_a_follower_ends_in_a_transfer(
+def test_a_follower_ends_during_a_transfer(
     line: Line, rclone_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before systemd would kill it, which learns that it stops; exit code 0, and the log says that work was ended."""
+    """It ends within the unit's timeout with exit code 0, notifies systemd, and logs that work was ended."""
     line.complete("push")
     address = tmp_path / "notify"
     monkeypatch.setenv("NOTIFY_SOCKET", str(address))
@@ -213,7 +213,7 @@ def test_a_follower_ends_in_a_transfer(
 
 
 def test_a_delivery_once_ends_on_a_signal(line: Line, rclone_server: S3Server, tmp_path: Path) -> None:
-    """Like a push; the service itself ends within seconds."""
+    """``--once`` ends with 128 plus the signal's number, the service with 0, within the unit's timeout."""
     shutil.copytree(line.stores["push"], tmp_path / "store", symlinks=True)
     line.stores["push"] = tmp_path / "store"
     for once in ([], ["--once"]):

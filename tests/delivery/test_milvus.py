@@ -1,4 +1,4 @@
-"""The sink of kind milvus: its calls, answered by milvus-lite."""
+"""The sink of kind milvus, tested with milvus-lite."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.services("pymilvus", "milvus_lite")
 
 
 def side_in(client: Any, collection: str, side: str) -> ServedSide:
-    """Return a side as a reader sees it."""
+    """Return a side as readers see it."""
     fields = ["key", "id", "vector", "live", "age", "labels"]
     rows = client.query(collection, filter="age >= 0", output_fields=fields, partition_names=[side], limit=10_000)
     rows = sorted(rows, key=lambda row: row["id"] if isinstance(row["id"], int) else row["id"].encode())
@@ -37,7 +37,7 @@ def side_in(client: Any, collection: str, side: str) -> ServedSide:
 
 
 def simple_collection(client: Any, name: str) -> None:
-    """Make a collection that is not ours."""
+    """Make a collection of another program."""
     client.create_collection(name, dimension=4)
     client.insert(name, [{"id": 1, "vector": [1.0, 2.0, 3.0, 4.0]}])
 
@@ -93,7 +93,7 @@ class TestMilvus(SinkContract):
         simple_collection(self.client, "embsync")
 
     def test_readers_get_the_measured_recall(self, tmp_path: Path) -> None:
-        """A probe waits for the index: rows that are not in it yet are compared one by one."""
+        """The probe waits for the index, since rows that are not yet indexed are compared exactly."""
         root = sync_large(tmp_path / "store")
         with pinned(root) as version:
             sink = self.sink()
@@ -110,7 +110,7 @@ class TestMilvus(SinkContract):
 
 
 def sync_large(root: Path) -> Path:
-    """Publish enough items for an approximate search to miss some."""
+    """Publish enough items that an approximate search misses some."""
     sync(root, night(0, items=4000, users=250, width=32), "n0", configured(index__recall_at=10))
     return root
 
@@ -129,7 +129,7 @@ SECRET = "hunter22-nobody-may-see"
 def test_a_wrong_url_is_refused(
     url: str, kind: type[Exception], stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No server at it, a password in it, or a file, which pymilvus would serve by itself."""
+    """It has no server, contains a password, or is a file, which pymilvus would serve itself."""
     monkeypatch.setattr("embsync.delivery.milvus.connection._CONNECT_SECONDS", 0.5)
     sink = open_sink(MilvusConfig(name="test", url=url))
     with pinned(stores("plain")) as version, pytest.raises(kind) as caught:
@@ -141,7 +141,7 @@ def test_a_wrong_url_is_refused(
 def test_a_refused_token_is_in_no_message(
     stores: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the server or the library, which does not say why it cannot connect: the hint names both reasons."""
+    """No error contains the token; since the library gives no reason, the hint names both possible ones."""
     import grpc
 
     class Refusal(grpc.GenericRpcHandler):
@@ -167,7 +167,7 @@ def test_a_refused_token_is_in_no_message(
 
 
 def test_a_width_that_milvus_cannot_hold_is_refused(milvus: str, milvus_client: Any, tmp_path: Path) -> None:
-    """By one line, before any row moves; the widest that it can hold is delivered."""
+    """The error is one line, before any row is written; the largest supported width is delivered."""
     sync(tmp_path / "store", night(0, items=30, users=20), "wide", configured(index__recall_at=5))
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     widen(tmp_path / "store", 32_769)
@@ -184,7 +184,7 @@ def test_a_width_that_milvus_cannot_hold_is_refused(milvus: str, milvus_client: 
 def test_a_collection_whose_index_is_still_being_written_is_loaded_again(
     milvus: str, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When it is filled and when its description is read; a lasting error is reported."""
+    """Loading is retried after filling and before reading the description; a lasting error is reported."""
     from pymilvus import MilvusClient
     from pymilvus.exceptions import MilvusException
 
@@ -210,7 +210,7 @@ def test_a_collection_whose_index_is_still_being_written_is_loaded_again(
 def test_a_publisher_that_died_during_a_switch_is_overtaken(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its second alias is left behind; it also does not keep its version from being dropped."""
+    """An abandoned second alias prevents neither a commit nor the removal of its version."""
     monkeypatch.setattr("embsync.delivery.milvus.sink._ABANDONED", 0.3)
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     for number in (1, 2):
@@ -229,7 +229,7 @@ def test_a_publisher_that_died_during_a_switch_is_overtaken(
 def test_an_alias_of_another_program_is_left_alone(
     alias: str, milvus: str, milvus_client: Any, stores: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before rows move, and where it was made meanwhile: it is not taken for one that a publisher left behind."""
+    """The alias is refused by the check and by the commit, and not taken for one that a publisher abandoned."""
     monkeypatch.setattr("embsync.delivery.milvus.sink._ABANDONED", 0.3)
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     milvus_client.create_collection("theirs", dimension=4)
@@ -247,7 +247,7 @@ def test_an_alias_of_another_program_is_left_alone(
 def test_a_foreign_collection_with_the_name_of_the_lock_is_refused(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path]
 ) -> None:
-    """It was made after the check: a switch would wait for it for ever."""
+    """If it is made after the check, the commit fails instead of waiting for it."""
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     with pinned(stores("plain")) as version:
         sink.stage(version)
@@ -259,10 +259,10 @@ def test_a_foreign_collection_with_the_name_of_the_lock_is_refused(
     sink.close()
 
 
-def test_the_rest_of_a_killed_creation_is_replaced(
+def test_a_partly_created_collection_is_replaced(
     milvus: str, milvus_client: Any, stores: Callable[[str], Path]
 ) -> None:
-    """Without a description it does not name its store; the next run recreates or drops it."""
+    """A collection without a description does not name its store; the next run recreates or drops it."""
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     with pinned(stores("plain")) as version:
         for finish in (lambda: sink.drop(3), lambda: deliver(sink, stores("plain"), 3)):
@@ -276,7 +276,7 @@ def test_the_rest_of_a_killed_creation_is_replaced(
 
 
 def test_filters_on_labels_work(milvus: str, milvus_client: Any, stores: Callable[[str], Path]) -> None:
-    """As ``where=`` does in Python, by the expressions of the documentation."""
+    """The documented expressions match the items that ``where=`` matches in Python."""
     sink = open_sink(MilvusConfig(name="test", url=milvus))
     conditions: list[tuple[str, dict[str, Any]]] = [
         ('labels["genre"] == "müsli"', {"genre": "müsli"}),

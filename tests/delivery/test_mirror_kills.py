@@ -30,21 +30,21 @@ _SCRIPT = (
     "kill_scripts.main(*sys.argv[1:])"
 )
 
-#: Kills of the default run, and the seconds in which they come.
+#: Kills of a default run, and the seconds within which they happen.
 _FEW, _SHORT = 2, 0.1
-#: Undisturbed runs that are timed, before how many kills each time, and how far beyond the faster switch these reach.
+#: Number of timed undisturbed runs, kills between timings, and the longest wait relative to the faster run.
 _TIMED, _EVERY, _BEYOND = 2, 5, 1.25
 
 
 class Killed:
-    """A process that works, and is killed some time after it began."""
+    """A process that is killed some time after it began."""
 
     def __init__(self, work: str, root: Path, config: ObjectStoreConfig) -> None:
         plain = {**msgspec.to_builtins(config), "kind": "object_store"}
         self._arguments = [work, root, json.dumps(plain)]
 
     def after(self, seconds: float) -> bool:
-        """Kill it; return whether it was still at work."""
+        """Kill the process after some seconds; return whether it was still running."""
         with running(_SCRIPT, *self._arguments, "no") as child:
             assert next_line(child) == "begins"
             time.sleep(seconds)
@@ -53,13 +53,13 @@ class Killed:
             return at_work
 
     def before_the_pointer(self) -> None:
-        """Have it die after the last object and before the pointer."""
+        """Let the process die after the last object and before the pointer."""
         with running(_SCRIPT, *self._arguments, "yes") as child:
             assert next_line(child) == "begins"
             assert child.wait(PATIENCE) == -9
 
     def seconds(self, switched: Callable[[], bool]) -> float:
-        """Return how long it takes undisturbed until readers see the new version."""
+        """Return the seconds of an undisturbed run until readers see the new version."""
         with running(_SCRIPT, *self._arguments, "no") as child:
             assert next_line(child) == "begins"
             began = time.monotonic()
@@ -70,7 +70,7 @@ class Killed:
 
 
 def remote_number(config: ObjectStoreConfig) -> int:
-    """Return the version that is current there, after every one of its objects was hashed."""
+    """Return the number of the remote current version, after checking the hash of each of its objects."""
     objects = open_objects(config)
     pointer, _ = remote.read_pointer(objects)
     assert pointer is not None
@@ -84,9 +84,9 @@ def remote_number(config: ObjectStoreConfig) -> int:
 
 
 def moments(kills: int, undisturbed: Callable[[], float]) -> Iterator[float]:
-    """Yield how long to wait before each kill: at random, most of them before the switch.
+    """Yield the seconds before each kill: random, most of them before the switch.
 
-    Undisturbed runs are timed again and again, as other work on the machine changes how long they take.
+    Undisturbed runs are timed repeatedly, since other load on the machine changes their duration.
     """
     chance, longest = random.Random(7), _SHORT
     for turn in range(kills):
@@ -95,8 +95,8 @@ def moments(kills: int, undisturbed: Callable[[], float]) -> Iterator[float]:
         yield chance.uniform(0.0, longest)
 
 
-def torment_a_push(work: str, root: Path, config: ObjectStoreConfig, kills: int) -> dict[str, int]:
-    """Kill pushes of version 3 to a place where version 2 is current; return how they were found."""
+def kill_pushes(work: str, root: Path, config: ObjectStoreConfig, kills: int) -> dict[str, int]:
+    """Kill pushes of version 3 to a place where version 2 is current; return the counts of the states found."""
     with pinned(root, 2) as version:
         deliver(ObjectStoreSink(config), version)
     killed, found = Killed(work, root, config), {"old": 0, "complete, not switched": 0, "new": 0, "at work": 0}
@@ -130,8 +130,8 @@ def torment_a_push(work: str, root: Path, config: ObjectStoreConfig, kills: int)
     return found
 
 
-def torment_a_pull(root: Path, config: ObjectStoreConfig, folder: Path, kills: int) -> dict[str, int]:
-    """Kill pulls of version 3 into a store where version 2 is current; return how it was found."""
+def kill_pulls(root: Path, config: ObjectStoreConfig, folder: Path, kills: int) -> dict[str, int]:
+    """Kill pulls of version 3 into a store where version 2 is current; return the counts of the states found."""
     sink = ObjectStoreSink(config)
     with pinned(root, 2) as version:
         deliver(sink, version)
@@ -167,19 +167,19 @@ def torment_a_pull(root: Path, config: ObjectStoreConfig, folder: Path, kills: i
 
 
 def place(tmp_path: Path) -> ObjectStoreConfig:
-    """Return a directory as a place."""
+    """Return the configuration of a directory as a place."""
     (tmp_path / "remote").mkdir()
     return ObjectStoreConfig(name="test", url=f"file://{tmp_path}/remote", grace_seconds=0.0)
 
 
 def test_a_killed_push_is_completed_by_the_next(stores: Stores, tmp_path: Path) -> None:
-    """A few of those below, to a directory."""
-    torment_a_push("push", stores("plain"), place(tmp_path), _FEW)
+    """Readers see the old or the new version after each of a few kills, in a directory."""
+    kill_pushes("push", stores("plain"), place(tmp_path), _FEW)
 
 
 def test_a_killed_pull_is_completed_by_the_next(stores: Stores, tmp_path: Path) -> None:
-    """A few of those below, from a directory."""
-    torment_a_pull(stores("plain"), place(tmp_path), tmp_path, _FEW)
+    """Readers see the old or the new version after each of a few kills, from a directory."""
+    kill_pulls(stores("plain"), place(tmp_path), tmp_path, _FEW)
 
 
 @pytest.mark.torture
@@ -194,7 +194,7 @@ def test_fifty_kills_leave_nothing_wrong(
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At random moments, the last one between the last object and the pointer."""
+    """Readers see the old or the new version; the last kill is between the last object and the pointer."""
     if where == "directory":
         config = place(tmp_path)
     else:
@@ -204,11 +204,11 @@ def test_fifty_kills_leave_nothing_wrong(
         )
     root = stores("plain")
     if work == "pull":
-        found = torment_a_pull(root, config, tmp_path, 50)
+        found = kill_pulls(root, config, tmp_path, 50)
     else:
         copy = tmp_path / "store"
         shutil.copytree(root, copy, symlinks=True)
-        found = torment_a_push(work, copy, config, 50)
+        found = kill_pushes(work, copy, config, 50)
     with capsys.disabled():
         print(f"\n{work} {where}: 50 kills, {found}")
-    assert found["old"] >= 20  # enough before the switch, whatever else the machine does
+    assert found["old"] >= 20  # enough before the switch, whatever the load of the machine

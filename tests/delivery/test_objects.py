@@ -1,4 +1,4 @@
-"""Objects by key: on a directory and on both sorts of endpoints, a stale publisher's swap changes nothing."""
+"""Objects by key: in a directory and on both kinds of endpoints, a stale publisher's swap changes nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PREFIXES = itertools.count()
 
 
 class Swapping:
-    """Tests of ``swap``, for each sort of place."""
+    """Tests of ``swap`` for each kind of place."""
 
     objects: Objects
     other: Objects
 
     def test_a_stale_swap_changes_nothing(self) -> None:
-        """Whatever it expects: an older content, none, or a beginning of what is there."""
+        """The expected content may be an older one, none, or a prefix of the current one."""
         assert self.objects.swap("pointer", b"1", None)
         assert self.objects.swap("pointer", b"2 and more", b"1")
         for expected in (b"1", None, b"", b"2"):
@@ -39,7 +39,7 @@ class Swapping:
         assert self.objects.read("absent") is None
 
     def test_of_publishers_at_once_one_succeeds(self) -> None:
-        """All of them read the same content before; its own is there then."""
+        """Of concurrent swaps that expect the same content, one succeeds, and its content is stored."""
         self.objects.swap("pointer", b"before", None)
         won: list[bytes] = []
         start = threading.Barrier(4)
@@ -67,7 +67,7 @@ class TestDirectory(Swapping):
         self.objects, self.other = (LocalObjects(f"file://{tmp_path}", tmp_path) for _ in range(2))
 
     def test_a_swap_waits_for_the_publisher_that_holds_the_lock(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A bounded time, and changes nothing without it; the lock is no object."""
+        """The wait is bounded, and an error follows it; the lock is not listed as an object."""
         monkeypatch.setattr(local_objects, "_LOCK_SECONDS", 0.2)
         self.objects.write("pointer", b"1")
         with exclusive(self.root / ".publisher.lock", 1.0, "test"):
@@ -95,8 +95,8 @@ class TestConditional(Swapping):
         )
         self.objects, self.other = open_objects(config), open_objects(config)
 
-    def test_the_condition_is_the_services(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Another publisher writes between this one's comparison and its write: no lock is needed to refuse that."""
+    def test_the_service_evaluates_the_condition(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The service refuses a write after another publisher's, so that no lock is needed."""
         self.objects.write("pointer", b"1")
         put = CloudObjects._put_if
 
@@ -118,8 +118,8 @@ class TestUnconditional(Swapping):
         config = ObjectStoreConfig(name="test", url=url, endpoint=rclone_server.url, lock_seconds=5.0)
         self.objects, self.other = open_objects(config), open_objects(config)
 
-    def test_what_the_endpoint_cannot_is_noted(self) -> None:
-        """It accepts a condition and ignores it; nothing of the probe stays."""
+    def test_missing_conditional_writes_are_noted(self) -> None:
+        """An endpoint that accepts conditions and ignores them is noted; the probe leaves no object."""
         (note,) = self.objects.notes()
         assert "no conditional writes" in note
         assert list(self.objects.list()) == []

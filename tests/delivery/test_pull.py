@@ -1,4 +1,4 @@
-"""Pulling gives an ordinary store, whatever fails in between; a refusal changes nothing."""
+"""Pulling gives an ordinary store, whatever fails during it; a refusal changes nothing."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from embsync.store.hold import HeldError, hold, resume
 from embsync.store.locks import exclusive
 from embsync.store.version_manifest import read
 
-#: What a store holds at rest that was pulled.
+#: Additional files of a pulled store at rest.
 PULLED = ("source.json", "pull.lock")
 
 
 class Mirror:
-    """A store that is pushed to a directory, and pulled from there."""
+    """A store that is pushed to a directory and pulled from there."""
 
     def __init__(self, folder: Path) -> None:
         self.store = folder / "store"
@@ -82,21 +82,21 @@ class Mirror:
         return Pull(Store(self.copy), objects or self.objects, keep)
 
     def key(self, end: str) -> str:
-        """Return the key of the current version that ends so."""
+        """Return the key of the current version's object that ends with ``end``."""
         (key,) = [entry.key for entry in self.objects.list() if entry.key.endswith(end)]
         return key
 
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Mirror:
-    """Give a mirror with one night published and pushed."""
+    """A mirror with one night published and pushed."""
     made = Mirror(tmp_path)
     made.publish()
     return made
 
 
 def test_a_transfer_reports_its_bytes(mirror: Mirror, tmp_path: Path) -> None:
-    """Up and down: in all those of the files, from nothing to everything."""
+    """Push and pull report the bytes of all files, from none to all."""
     (tmp_path / "second").mkdir()
     second = ObjectStoreConfig(name="second", url=f"file://{tmp_path / 'second'}")
     wanted = sum(entry.bytes for entry in read(Store(mirror.store).path(1))[1].files)
@@ -114,7 +114,7 @@ def test_a_transfer_reports_its_bytes(mirror: Mirror, tmp_path: Path) -> None:
 
 
 class Broken:
-    """Objects one of which is cut off, changed or observed during its transfer."""
+    """Objects, one of which is cut off or observed during its transfer."""
 
     def __init__(self, objects: Objects, end: str, most: int | None = None) -> None:
         self._objects = objects
@@ -142,7 +142,7 @@ class Broken:
 
 
 def test_a_pulled_store_is_an_ordinary_store(mirror: Mirror) -> None:
-    """It is opened, searched, verified, rolled back and pruned as any other, and holds nothing else."""
+    """It is opened, searched, verified, rolled back and pruned as any other, and has no other files."""
     first = mirror.pull().once()
     assert (first.version, first.changed, first.linked) == (1, True, 0)
     assert mirror.publish() == 2
@@ -163,7 +163,7 @@ def test_a_pulled_store_is_an_ordinary_store(mirror: Mirror) -> None:
 
 
 def test_part_files_are_pushed_and_pulled(mirror: Mirror) -> None:
-    """Like any file of a version; what arrives answers as what was sent."""
+    """They are transferred like any other file of a version, and lookups return the same vectors."""
     assert sync(mirror.store, night(1), "day=1", configured()).version == 2
     in_parts(mirror.store)
     mirror.push()
@@ -179,7 +179,7 @@ def test_part_files_are_pushed_and_pulled(mirror: Mirror) -> None:
 
 
 def test_a_pull_without_a_new_version_changes_nothing(mirror: Mirror) -> None:
-    """Not a byte, not a time."""
+    """No content and no time changes."""
     mirror.pull().once()
     before = snapshot_of(mirror.copy), (mirror.copy / "source.json").stat().st_mtime_ns
     again = mirror.pull().once()
@@ -188,7 +188,7 @@ def test_a_pull_without_a_new_version_changes_nothing(mirror: Mirror) -> None:
 
 
 def test_a_broken_transfer_is_continued(mirror: Mirror) -> None:
-    """Complete files are kept, and an incomplete one is continued where it broke off."""
+    """Complete files are kept, and an incomplete one is continued where it was cut off."""
     whole = sum(entry.bytes for entry in Store(mirror.store).manifest(1).files)
     cut = Broken(mirror.objects, "users/vectors.npy", most=3000)
     with pytest.raises(SinkUnavailable, match="cut"):
@@ -197,13 +197,13 @@ def test_a_broken_transfer_is_continued(mirror: Mirror) -> None:
     assert 3000 <= cut.transferred < whole
     rest = Broken(mirror.objects, "nothing")
     assert mirror.pull(rest).once().version == 1
-    assert rest.transferred <= whole - cut.transferred + 4 * 1000  # what four threads had in hand
+    assert rest.transferred <= whole - cut.transferred + 4 * 1000  # the buffers of four threads
     assert assert_intact(mirror.copy) == 1
     assert_at_rest(mirror.copy, *PULLED)
 
 
 def test_a_damaged_partial_transfer_is_not_continued(mirror: Mirror) -> None:
-    """Neither a complete file nor the beginning of one is trusted without its hash."""
+    """Neither a complete nor a partial file is used without checking its hash."""
     with pytest.raises(SinkUnavailable):
         mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
     (folder,) = (mirror.copy / "versions").iterdir()
@@ -216,7 +216,7 @@ def test_a_damaged_partial_transfer_is_not_continued(mirror: Mirror) -> None:
 
 
 def test_a_partial_transfer_of_another_version_is_removed(mirror: Mirror) -> None:
-    """Of one that was not completed before the next was pushed."""
+    """What is left of an interrupted pull is removed when another version is pulled."""
     with pytest.raises(SinkUnavailable):
         mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
     mirror.publish()
@@ -227,7 +227,7 @@ def test_a_partial_transfer_of_another_version_is_removed(mirror: Mirror) -> Non
 @pytest.mark.parametrize("damage", ["changed", "shorter", "longer"])
 @pytest.mark.parametrize("name", ["items/vectors.npy", "items/ids.npy", "index.faiss", "manifest.json"])
 def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, name: str, damage: str) -> None:
-    """The current version stays; the line names the object; after its command was run, the version is pulled."""
+    """The current version stays; the error names the object, and its command restores it for the next pull."""
     mirror.pull().once()
     mirror.publish()
     objects = [entry.key for entry in mirror.objects.list("versions") if entry.key.startswith("versions/000002-")]
@@ -251,14 +251,14 @@ def test_a_damaged_object_is_refused_and_leaves_nothing(mirror: Mirror, name: st
 
 
 def suggested(error: EmbsyncError) -> list[str]:
-    """Return the words after ``embsync`` of the command that an error prints for the host that publishes."""
+    """Return the words after ``embsync`` of the command that an error prints for the publishing host."""
     before, line = str(error.hint).split(": embsync ")
     assert before.endswith("on the host that publishes, with its --store or --config")
     return shlex.split(line)
 
 
 def flip(objects: Objects, key: str) -> bytes:
-    """Change the last byte of an object, and return what it was."""
+    """Change the last byte of an object, and return its previous content."""
     good = objects.read(key)
     assert good is not None
     objects.write(key, good[:-1] + bytes([good[-1] ^ 1]))
@@ -266,8 +266,8 @@ def flip(objects: Objects, key: str) -> bytes:
 
 
 @pytest.mark.parametrize("of", ["items/vectors.npy", "manifest.json"])
-def test_a_push_that_hashes_restores_what_no_size_shows(mirror: Mirror, of: str) -> None:
-    """Of the version to be pushed, before the switch; without the option, a damaged manifest names the command."""
+def test_push_verify_restores_damaged_objects_of_equal_size(mirror: Mirror, of: str) -> None:
+    """``--verify`` restores an object of the same size before the switch; otherwise the error names the command."""
     assert sync(mirror.store, night(1), "day=1", configured()).version == 2
     with embsync.open(mirror.store) as reader:
         ObjectStoreSink(mirror.config).stage(reader.current)
@@ -289,7 +289,7 @@ def test_a_push_that_hashes_restores_what_no_size_shows(mirror: Mirror, of: str)
 
 
 def test_a_push_that_hashes_copies_no_damaged_object(mirror: Mirror) -> None:
-    """Of another version with the same file, which it would otherwise link; that one is restored after a rollback."""
+    """An object of another version with the same file is not linked; it is restored after a rollback."""
     key = mirror.key("start/items.npy")
     good = flip(mirror.objects, key)
     assert sync(mirror.store, night(1), "day=1", configured()).version == 2
@@ -303,15 +303,15 @@ def test_a_push_that_hashes_copies_no_damaged_object(mirror: Mirror) -> None:
 
 
 def test_an_intact_version_is_verified_and_not_transferred(mirror: Mirror) -> None:
-    """Nothing there is written again."""
+    """Nothing is written again."""
     before = snapshot_of(mirror.remote)
     done = run("push", mirror.config.url, "--verify", "--store", mirror.store)
-    assert done.stdout == f"version 1 was current already at {mirror.config.url}; every object there has its hash\n"
+    assert done.stdout == f"version 1 was already current at {mirror.config.url}; every object there has its hash\n"
     assert snapshot_of(mirror.remote) == before
 
 
 def test_a_file_that_is_transferred_twice_is_named(mirror: Mirror) -> None:
-    """A disk that misreads once, or what an interrupted pull left: the pull succeeds, and says so."""
+    """The pull succeeds and reports a file whose first copy was wrong, such as after an interrupted pull."""
     with pytest.raises(SinkUnavailable):
         mirror.pull(Broken(mirror.objects, "users/vectors.npy", most=3000)).once()
     (partial,) = (mirror.copy / "versions").rglob("users/vectors.npy.partial")
@@ -319,13 +319,13 @@ def test_a_file_that_is_transferred_twice_is_named(mirror: Mirror) -> None:
     done = run("pull", mirror.config.url, "--store", mirror.copy)
     assert (done.returncode, done.stdout) == (0, f"version 1 is current in {mirror.copy}\n")
     assert done.stderr.startswith(
-        f"embsync: {mirror.key('users/vectors.npy')}: transferred twice: first, the disk here had"
+        f"embsync: {mirror.key('users/vectors.npy')}: transferred twice, since the first copy was wrong:"
     )
     assert done.stderr.count("\n") == 1
 
 
 def test_a_wrong_object_says_that_it_was_transferred_twice(mirror: Mirror) -> None:
-    """Before it is refused."""
+    """The error and the notice say so before the object is refused."""
     flip(mirror.objects, mirror.key("items/vectors.npy"))
     noticed: list[tuple[str, str]] = []
     refused = Pull(Store(mirror.copy), mirror.objects, 5, notice=lambda *seen: noticed.append(seen))
@@ -336,8 +336,8 @@ def test_a_wrong_object_says_that_it_was_transferred_twice(mirror: Mirror) -> No
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "directory", "link to itself"])
 @pytest.mark.parametrize("name", ["items/vectors.npy", "manifest.json", "current.json"])
-def test_what_is_no_file_is_named_and_can_be_replaced(mirror: Mirror, name: str, kind: str) -> None:
-    """It blocks no pull and no push; after the commands of the line were run, the version is pulled."""
+def test_an_object_that_is_not_a_file_is_reported_and_replaceable(mirror: Mirror, name: str, kind: str) -> None:
+    """It blocks neither pull nor push; after the commands in the error, the version is pulled."""
     path = mirror.remote / mirror.key(name)
     path.unlink()
     place(path, kind)
@@ -353,8 +353,8 @@ def test_what_is_no_file_is_named_and_can_be_replaced(mirror: Mirror, name: str,
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "link to itself"])
-def test_a_push_replaces_what_is_no_file(mirror: Mirror, kind: str) -> None:
-    """Like an object that was deleted; a directory is refused, since it may contain something."""
+def test_a_push_replaces_an_object_that_is_not_a_file(mirror: Mirror, kind: str) -> None:
+    """It is treated like a deleted object; a directory is refused, since it may contain something."""
     path = mirror.remote / mirror.key("items/vectors.npy")
     path.unlink()
     place(path, kind)
@@ -368,7 +368,7 @@ def test_a_push_replaces_what_is_no_file(mirror: Mirror, kind: str) -> None:
 
 
 def place(path: Path, kind: str) -> None:
-    """Put something that is no file in a place."""
+    """Create something other than a file."""
     if kind == "FIFO":
         os.mkfifo(path)
     elif kind == "socket":
@@ -381,7 +381,7 @@ def place(path: Path, kind: str) -> None:
 
 
 def test_an_object_that_was_deleted_is_pushed_again(mirror: Mirror) -> None:
-    """Although its version is current there; the push says what it restored."""
+    """The push of a version that is already current restores the object and reports it."""
     key = mirror.key("items/vectors.npy")
     good = mirror.objects.read(key)
     mirror.objects.delete([key])
@@ -395,7 +395,7 @@ def test_an_object_that_was_deleted_is_pushed_again(mirror: Mirror) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff" * 50])
 def test_a_damaged_pointer_is_refused(mirror: Mirror, damage: bytes) -> None:
-    """One line, and the copy stays as it is."""
+    """The error is one line, and the copy is unchanged."""
     mirror.pull().once()
     mirror.objects.write("current.json", damage)
     before = snapshot_of(mirror.copy)
@@ -409,7 +409,7 @@ def test_a_damaged_pointer_is_refused(mirror: Mirror, damage: bytes) -> None:
     "change", [{"sha256": "0" * 64}, {"version": 7}, {"manifest": "versions/x/manifest.json"}, {"space_id": "another"}]
 )
 def test_a_pointer_that_contradicts_itself_is_refused(mirror: Mirror, change: dict[str, Any]) -> None:
-    """It is the pointer that is named, not an object that it does not mean; nothing is pulled."""
+    """The error names the pointer and not a missing object, and nothing is pulled."""
     path = mirror.remote / "current.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(SinkConflict, match=r"current\.json is damaged") as caught:
@@ -421,7 +421,7 @@ def test_a_pointer_that_contradicts_itself_is_refused(mirror: Mirror, change: di
 
 
 def test_a_pull_that_misses_an_object_rereads_the_pointer(mirror: Mirror) -> None:
-    """Its version was deleted there meanwhile; unless another became current, the error names what is missing."""
+    """If the version was deleted meanwhile, the new current one is pulled; otherwise the error names the object."""
     sink = ObjectStoreSink(mirror.config)
     stale, pointer = mirror.pull(), mirror.pull()._pointer()
     mirror.publish()
@@ -440,7 +440,7 @@ def _first_then(first: Any, rest: Any) -> Any:
 
 
 def test_files_that_exist_locally_are_not_transferred_again(mirror: Mirror) -> None:
-    """A version with other labels shares all files but few; between nights, the start sample is the same."""
+    """Files that are unchanged between versions, such as the start sample, are linked."""
     mirror.pull().once()
     mirror.publish()
     watched = Broken(mirror.objects, "nothing")
@@ -452,7 +452,7 @@ def test_files_that_exist_locally_are_not_transferred_again(mirror: Mirror) -> N
 
 
 def test_a_file_that_is_damaged_here_is_transferred(mirror: Mirror) -> None:
-    """Although it is the same by the manifest of the local version."""
+    """A file is not linked if its content differs from the manifest of the local version."""
     mirror.pull().once()
     mirror.publish()
     damaged = mirror.copy / "versions/000001/start/items.npy"
@@ -464,7 +464,7 @@ def test_a_file_that_is_damaged_here_is_transferred(mirror: Mirror) -> None:
 
 
 def test_a_remote_rollback_is_followed_without_a_transfer(mirror: Mirror) -> None:
-    """The version is here already, and is verified."""
+    """The version exists locally, and is verified."""
     mirror.pull().once()
     mirror.publish()
     mirror.pull().once()
@@ -477,7 +477,7 @@ def test_a_remote_rollback_is_followed_without_a_transfer(mirror: Mirror) -> Non
 
 
 def test_a_local_rollback_stays_until_another_version_is_pushed(mirror: Mirror) -> None:
-    """A follower leaves it; a pull without following is an order to take what is current there."""
+    """A follower leaves the store as it is; ``pull`` without ``--follow`` returns to the remote's current version."""
     mirror.pull().once()
     mirror.publish()
     mirror.pull().once()
@@ -493,7 +493,7 @@ def test_a_local_rollback_stays_until_another_version_is_pushed(mirror: Mirror) 
 
 
 def test_a_hold_stops_pulling_until_resume(mirror: Mirror) -> None:
-    """As it stops a daemon."""
+    """A hold prevents both a single pull and following."""
     mirror.pull().once()
     hold(Store(mirror.copy))
     mirror.publish()
@@ -506,7 +506,7 @@ def test_a_hold_stops_pulling_until_resume(mirror: Mirror) -> None:
 
 
 def test_concurrent_pulls_on_one_host_transfer_once(mirror: Mirror) -> None:
-    """One transfers, and the others find that it is done."""
+    """One of them transfers, and the others find the version complete."""
     watched = Broken(mirror.objects, "nothing")
     outcomes = []
     threads = [threading.Thread(target=lambda: outcomes.append(mirror.pull(watched).once())) for _ in range(4)]
@@ -519,7 +519,7 @@ def test_concurrent_pulls_on_one_host_transfer_once(mirror: Mirror) -> None:
 
 
 def test_a_store_with_a_daemon_is_refused(mirror: Mirror) -> None:
-    """Its daemon publishes there."""
+    """Only its daemon publishes there."""
     Store(mirror.copy).make()
     before = snapshot_of(mirror.copy)
     with exclusive(mirror.copy / "daemon.lock", 1.0, "test"), pytest.raises(StoreBusy, match="daemon"):
@@ -530,7 +530,7 @@ def test_a_store_with_a_daemon_is_refused(mirror: Mirror) -> None:
 
 
 def test_a_store_pulled_from_elsewhere_is_refused(mirror: Mirror, tmp_path: Path) -> None:
-    """One that was published here, and one that was pulled from another place."""
+    """A store that was published locally or pulled from another place is refused."""
     (tmp_path / "elsewhere").mkdir()
     elsewhere = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/elsewhere"))
     with pytest.raises(UsageError, match="not pulled"):
@@ -545,7 +545,7 @@ def test_a_store_pulled_from_elsewhere_is_refused(mirror: Mirror, tmp_path: Path
 
 
 def test_nothing_can_be_published_into_a_pulled_store(mirror: Mirror) -> None:
-    """Its numbers are those of another store."""
+    """Its version numbers are those of another store."""
     mirror.pull().once()
     before = snapshot_of(mirror.copy)
     with pytest.raises(UsageError, match="the store is a copy"):
@@ -556,7 +556,7 @@ def test_nothing_can_be_published_into_a_pulled_store(mirror: Mirror) -> None:
 
 
 def test_another_store_under_the_same_url_is_refused(mirror: Mirror, stores: Stores) -> None:
-    """Its version 1 is not the one that is here."""
+    """The local version 1 differs from that of the other store."""
     mirror.pull().once()
     for entry in list(mirror.objects.list()):
         mirror.objects.delete([entry.key])
@@ -569,7 +569,7 @@ def test_another_store_under_the_same_url_is_refused(mirror: Mirror, stores: Sto
 
 
 def test_a_mistyped_url_creates_no_store(tmp_path: Path) -> None:
-    """Nothing was pushed there."""
+    """The hint is the command that pushes there."""
     (tmp_path / "empty").mkdir()
     objects = open_objects(ObjectStoreConfig(name="test", url=f"file://{tmp_path}/empty"))
     with pytest.raises(NotFoundError, match="nothing was pushed") as caught:
@@ -584,17 +584,18 @@ def test_a_mistyped_url_creates_no_store(tmp_path: Path) -> None:
         ("gone", "gone: no such directory; hint: check the URL; is it mounted?"),
         (
             "photos",
-            "nothing was pushed there; found what embsync did not push, such as 2026/a.jpg; hint: check the URL",
+            "nothing was pushed there; found objects that embsync did not push, such as 2026/a.jpg; "
+            "hint: check the URL",
         ),
         ("begun", "no version was pushed completely yet; found only embsync.json; hint: check the URL"),
         (
             "store",
-            "a store, not what embsync push wrote; hint: name what it is pushed to, or use the store where it is",
+            "a store, not the target of a push; hint: name what it is pushed to, or use the store where it is",
         ),
     ],
 )
 def test_a_place_without_a_pointer_is_described(mirror: Mirror, tmp_path: Path, name: str, says: str) -> None:
-    """By what is there; the command for a store works as printed."""
+    """The error says what is there; the printed command for a store works."""
     (tmp_path / "photos" / "2026").mkdir(parents=True)
     (tmp_path / "photos" / "2026" / "a.jpg").write_text("theirs")
     (tmp_path / "begun").mkdir()
@@ -609,7 +610,7 @@ def test_a_place_without_a_pointer_is_described(mirror: Mirror, tmp_path: Path, 
 
 
 def test_a_trailing_slash_names_the_same_place(mirror: Mirror) -> None:
-    """As people type it."""
+    """A URL with a trailing slash is the same source."""
     mirror.pull().once()
     objects = open_objects(ObjectStoreConfig(name="test", url=f"{mirror.config.url}/"))
     assert mirror.pull(objects).once().changed is False
@@ -622,9 +623,9 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_push_and_pull_report_what_they_did(mirror: Mirror) -> None:
-    """``push`` and ``pull`` say what is current now, and whether it was already; the unit's variable sets no key."""
+    """They print the current version and whether it changed; the variable of the unit sets no key."""
     url = mirror.config.url
-    assert "was current already" in run("push", url, "--store", mirror.store).stdout
+    assert "was already current" in run("push", url, "--store", mirror.store).stdout
     assert '"changed": true' in run("pull", url, "--store", mirror.copy, "--json", EMBSYNC_URL=url).stdout
     assert AT_REST | set(PULLED) >= {path.name for path in mirror.copy.iterdir()}
     refused = run("pull", url, "--store", mirror.store)
@@ -632,7 +633,7 @@ def test_push_and_pull_report_what_they_did(mirror: Mirror) -> None:
 
 
 def test_a_full_disk_leaves_the_current_version(mirror: Mirror) -> None:
-    """One line and the exit code of a full disk; with room again, the next pull completes it."""
+    """The error is one line with its own exit code; with free space, the next pull completes the version."""
     mirror.copy.mkdir()
     with mounted(mirror.copy, "24m"):
         assert mirror.pull().once().version == 1
@@ -652,7 +653,7 @@ def test_a_full_disk_leaves_the_current_version(mirror: Mirror) -> None:
 def test_pull_follow_pulls_each_version_until_stopped(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three publishes and a rollback there; a local rollback and a hold stay; SIGTERM ends it with exit code 0."""
+    """Publishes and a rollback are followed; a local rollback and a hold stay; SIGTERM ends it with exit code 0."""
     command = [sys.executable, "-m", "embsync", "pull", mirror.config.url, "--store", str(mirror.copy), "--json"]
     command += ["--follow", "--interval", "0.1"]
     address = tmp_path / "notify"

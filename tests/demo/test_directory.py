@@ -1,4 +1,4 @@
-"""The demo's directory: files that the demo did not write are never touched."""
+"""The demo never changes files in its directory that it did not write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embsync.errors import UsageError
 
 
 def test_a_directory_with_other_files_is_refused_and_unchanged(tmp_path: Path) -> None:
-    """The error names what is there and what to do instead."""
+    """The error names the files found and an alternative."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "precious").write_text("kept")
     with pytest.raises(UsageError) as caught:
@@ -25,7 +25,7 @@ def test_a_directory_with_other_files_is_refused_and_unchanged(tmp_path: Path) -
 
 
 def test_only_some_of_many_other_files_are_listed(tmp_path: Path) -> None:
-    """Three names and the number of the others are enough."""
+    """The message has three names and the number of the others."""
     for name in "abcde":
         (tmp_path / name).touch()
     with pytest.raises(UsageError, match="found a, b, c and 2 more"):
@@ -33,7 +33,7 @@ def test_only_some_of_many_other_files_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_marker_of_another_program_is_not_a_demo(tmp_path: Path) -> None:
-    """A file that happens to have the marker's name does not open the directory to replacement."""
+    """A file that happens to have the marker's name does not allow the directory to be replaced."""
     (tmp_path / "EMBSYNC-DEMO").write_text("notes about the demo")
     with pytest.raises(UsageError, match="other than a demo"):
         DemoDirectory(tmp_path).prepare()
@@ -51,7 +51,7 @@ def test_a_file_in_the_way_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_store_is_not_followed(tmp_path: Path) -> None:
-    """Where the store of an earlier demo became a link, what it leads to is not deleted."""
+    """If the store of an earlier demo became a link, its target is not deleted."""
     place, elsewhere = DemoDirectory(tmp_path / "demo"), tmp_path / "elsewhere"
     place.prepare()
     elsewhere.mkdir()
@@ -63,7 +63,7 @@ def test_a_link_to_a_store_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_only_an_earlier_demo_is_replaced(tmp_path: Path, small: World) -> None:
-    """A second run starts from an empty store; files of others stay."""
+    """A second run starts from an empty store; other files are kept."""
     run(tmp_path / "demo", 3, world=small)
     (tmp_path / "demo" / "notes.txt").write_text("kept")
     played = run(tmp_path / "demo", 2, world=small)
@@ -72,15 +72,15 @@ def test_only_an_earlier_demo_is_replaced(tmp_path: Path, small: World) -> None:
     assert (tmp_path / "demo" / "notes.txt").read_text() == "kept"
 
 
-def test_a_demo_beside_a_store_is_suggested_not_one_in_it(tmp_path: Path) -> None:
-    """Where a store would be refused with files of others in it."""
+def test_a_directory_beside_a_store_is_suggested(tmp_path: Path) -> None:
+    """If the store's path has other files, the message suggests a directory beside the store."""
     (tmp_path / "S" / "versions").mkdir(parents=True)
     with pytest.raises(UsageError, match=f"embsync demo {tmp_path}/S-2$"):
         DemoDirectory(tmp_path / "S").prepare()
 
 
 def test_an_interrupted_demo_can_be_run_again(tmp_path: Path) -> None:
-    """The marker is there before anything else, so what an interrupted run left is recognised."""
+    """The marker is written first, so the remains of an interrupted run are recognised."""
     place = DemoDirectory(tmp_path / "demo")
     place.prepare()
     place.snapshot(1).mkdir(parents=True)

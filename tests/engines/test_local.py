@@ -1,4 +1,4 @@
-"""The reference engine obeys the laws, in any number of partitions."""
+"""The reference engine has the properties of an engine, with any number of partitions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from engines import laws
 from embsync.dtypes import Float32
 from embsync.engines.local import LocalTable
 from embsync.engines.part_writer import PartWriter
+from embsync.engines.partition_error import PartitionError
 from embsync.engines.statistics import quantiles
 from embsync.errors import SnapshotError
 from embsync.pipeline.table_run import TableInput
@@ -30,7 +31,7 @@ def world(request: pytest.FixtureRequest) -> laws.World:
 
 @pytest.mark.parametrize("partitions", [1, 5])
 def test_the_first_pass_does_not_depend_on_partitions(world: laws.World, partitions: int) -> None:
-    """Totals, triangle, rows by id and samples are those of one pass over rows held here."""
+    """Totals, triangle, rows by id and samples are those of one pass over rows in memory."""
     make = partial(LocalTable.of, "users", partitions=partitions)
     laws.totals_are_those_of_one_pass(make, world)
     laws.the_triangle_has_the_same_products(make, world)
@@ -40,7 +41,7 @@ def test_the_first_pass_does_not_depend_on_partitions(world: laws.World, partiti
 
 @pytest.mark.parametrize("outputs", [1, 4])
 def test_the_second_pass_does_not_depend_on_partitions(world: laws.World, outputs: int, tmp_path: Path) -> None:
-    """Rows, residual, drift and counts are those of the code for rows held here, also where batches split a pair."""
+    """Rows, residual, drift and counts are those of rows in memory, also if a batch boundary splits a pair."""
 
     def make(*arrays: Any) -> LocalTable:
         table = LocalTable.of("users", *arrays)
@@ -50,13 +51,13 @@ def test_the_second_pass_does_not_depend_on_partitions(world: laws.World, output
 
 
 def test_zero_rows_are_those_without_any_other_value() -> None:
-    """A row with some zeros does not count, nor does one of negative values."""
+    """A row with some zeros is not counted, nor is one of negative values."""
     vectors = np.array([[0, 0, 0], [0, 1, 0], [-1, -2, 0], [0, 0, 0], [-0.0, 0, 0], [1, 1, 1]], np.float32)
     assert LocalTable.of("users", np.arange(6), vectors).totals().zero_rows == 3
 
 
 def test_files_of_other_attempts_do_not_count(tmp_path: Path) -> None:
-    """What a failed or repeated attempt left in the directory is in no sum, count or row."""
+    """Files that a failed or repeated attempt left in the directory are in no sum, count or row."""
     world = laws.World(strings=False, dtype="float32")
     side, parent = world.sides(partial(LocalTable.of, "users"))
     side.write(parent, world.mapping, tmp_path)
@@ -67,19 +68,19 @@ def test_files_of_other_attempts_do_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("of_parent", [False, True])
 def test_an_id_that_is_repeated_only_in_the_second_pass_is_noticed(of_parent: bool, tmp_path: Path) -> None:
-    """A snapshot that changed between the passes is not written, nor is a parent's row twice."""
+    """A snapshot that changed between the passes is refused, as is a parent with a repeated row."""
     world = laws.World(strings=False, dtype="float32")
     world.ids[7] = world.ids[8]
     if of_parent:
         world = laws.World(strings=False, dtype="float32")
         world.parent_ids[7] = world.parent_ids[8]
     side, parent = world.sides(partial(LocalTable.of, "users"))
-    with pytest.raises(ValueError, match="an id is repeated"):
+    with pytest.raises(PartitionError, match="an id is repeated"):
         side.write(parent, world.mapping, tmp_path)
 
 
 def test_rows_that_are_too_large_are_refused(tmp_path: Path) -> None:
-    """By the sums of the first pass if their squares overflow, by those of the second if the mapped rows do."""
+    """The sums of the first pass detect squares that overflow, those of the second pass mapped rows that do."""
     world = laws.World(strings=False, dtype="float64")
     with pytest.raises(SnapshotError, match="squares overflow"):
         LocalTable.of("users", world.ids, world.vectors * 1e200).totals()
@@ -88,8 +89,8 @@ def test_rows_that_are_too_large_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("apart", [1.0, 1e-9])
-def test_an_ill_conditioned_side_is_passed_over_again(apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The triangular factor is that of the rows if their Gram matrix does not give it, and costs no pass otherwise."""
+def test_an_ill_conditioned_side_takes_another_pass(apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The triangular factor is that of the rows if their Gram matrix is imprecise; otherwise it takes no pass."""
     world = laws.World(strings=False, dtype="float64")
     world.vectors[:, 1] = world.vectors[:, 0] + apart * world.vectors[:, 1]
     table, asked = LocalTable.of("users", world.ids, world.vectors), []
@@ -116,7 +117,7 @@ def test_damaged_rows_are_refused_by_id(kind: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5, 4000])
 def test_quantiles_are_those_of_numpy(count: int) -> None:
-    """Quantiles of values in blocks, negative ones, zeros and repeated ones among them, equal NumPy's."""
+    """Quantiles of values in blocks equal NumPy's, with negative, zero and repeated values."""
     values: Float32 = np.random.default_rng(count).normal(size=count).astype(np.float32)
     values[::3] = np.round(values[::3])
     shares = (0.0, 0.05, 0.5, 1.0)
@@ -127,7 +128,7 @@ def test_quantiles_are_those_of_numpy(count: int) -> None:
 
 @pytest.mark.parametrize(("strings", "count"), [(False, 20_000), (True, 2 * 8192)])
 def test_part_files_are_those_of_the_store_format(strings: bool, count: int, tmp_path: Path) -> None:
-    """Columns, row groups of 2 MiB of vectors whatever pieces come in, none empty, and statistics of ids alone."""
+    """For batches of any size, row groups have 2 MiB of vectors, none is empty, and only ids have statistics."""
     width = 64
     ids = np.array([b"user %05d" % number for number in range(count)]) if strings else np.arange(count) - 500
     vectors = np.random.default_rng(1).normal(size=(count, width)).astype(np.float32)
@@ -163,12 +164,12 @@ def test_a_part_file_that_does_not_read_back_is_refused(tmp_path: Path, monkeypa
     writer = PartWriter(str(tmp_path), "part", 8, strings=False)
     writer.add(np.arange(9), np.ones((9, 8), np.float32), np.ones(9, np.int64))
     monkeypatch.setattr(os, "fsync", faulty)
-    with pytest.raises(OSError, match="does not read back as it was written"):
+    with pytest.raises(PartitionError, match="does not read back as it was written"):
         writer.finish()
 
 
 def test_pages_of_part_files_have_checksums(tmp_path: Path) -> None:
-    """A reader that asks for them notices one wrong bit."""
+    """A reader that verifies checksums detects a single wrong bit."""
     vectors = np.random.default_rng(1).normal(size=(5_000, 8)).astype(np.float32)
     writer = PartWriter(str(tmp_path), "part", 8, strings=False)
     writer.add(np.arange(5_000), vectors, np.ones(5_000, np.int64))

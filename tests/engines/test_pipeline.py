@@ -1,4 +1,4 @@
-"""Nights published by Spark are those that the local engine publishes."""
+"""Nights published with Spark equal those published by the local engine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from embsync.store import Store
 pytestmark = [
     pytest.mark.long,
     pytest.mark.services("pyspark"),
-    pytest.mark.timeout(900),  # a Java machine on a loaded computer
-    pytest.mark.xdist_group("spark"),
-    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
+    pytest.mark.timeout(900),  # a JVM on a busy machine
+    pytest.mark.first,
+    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and unclosed sockets of its gateway
 ]
 
 LOCAL = Config(
@@ -39,7 +39,7 @@ def by_spark(spark_config: EngineConfig) -> Config:
 
 
 def snapshot(directory: Path, number: int) -> Path:
-    """Write a night with strings for ids, the second in lists of fixed size."""
+    """Write a night with string ids, the second one as fixed-size lists."""
     found = night(number, churn=0.1).named()
     rows = found.items, found.item_ids, found.users, found.user_ids
     return nights.save(directory / f"day={number}", *rows, fixed=number == 2)
@@ -52,7 +52,7 @@ class Stores:
 
 
 def test_nights_are_the_same_by_both_engines(by_spark: Config, tmp_path: Path) -> None:
-    """Records, rows, anchors and neighbours of a first version, and of one that carries rows."""
+    """Records, rows, anchors and neighbours are equal for a first version and for one that carries rows."""
     stores = Stores(tmp_path / "local", tmp_path / "spark")
     for number in (1, 2):
         path = snapshot(tmp_path / "a [1]*{b}", number)
@@ -67,10 +67,10 @@ def test_nights_are_the_same_by_both_engines(by_spark: Config, tmp_path: Path) -
     assert [path.name for path in (stores.spark / "versions").iterdir() if path.name.startswith(".")] == []
 
 
-def test_arrays_of_the_local_engine_can_be_followed(by_spark: Config, tmp_path: Path) -> None:
-    """A version in arrays, then one by Spark, is the same as two by the local engine; the reverse is refused.
+def test_spark_continues_from_a_version_in_arrays(by_spark: Config, tmp_path: Path) -> None:
+    """A version in arrays and then one by Spark equal two versions by the local engine; the reverse order is refused.
 
-    So is a parent's part file in which one bit is wrong, by either.
+    Both engines refuse a parent's part file with one wrong bit.
     """
     stores = Stores(tmp_path / "local", tmp_path / "spark")
     first, second, third = (snapshot(tmp_path, number) for number in (1, 2, 3))
@@ -92,7 +92,7 @@ def test_arrays_of_the_local_engine_can_be_followed(by_spark: Config, tmp_path: 
 
 
 def test_the_option_of_sync_chooses_the_engine(by_spark: Config, tmp_path: Path) -> None:
-    """As printed in docs/scaling.md: without it, the same configuration publishes arrays."""
+    """As printed in docs/scaling.md, the same configuration publishes arrays without the option."""
     engine = {key: value for key, value in msgspec.to_builtins(by_spark.engine).items() if key != "kind"}
     config = {"engine": engine, "index": {"factory": "Flat"}, "space": {"anchors": {"rows": 90}}}
     (tmp_path / "embsync.yaml").write_text(yaml.safe_dump(config))
@@ -106,7 +106,7 @@ def test_the_option_of_sync_chooses_the_engine(by_spark: Config, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["NaN", "repeated", "cut"])
 def test_bad_users_leave_the_store_as_it_was(by_spark: Config, tmp_path: Path, kind: str) -> None:
-    """One line, exit code 3, and no directory more than before; Spark ignores row groups beyond the end of a file."""
+    """One line with exit code 3 and no further directory; Spark would ignore row groups beyond the end of a file."""
     store = tmp_path / "store"
     found = night(1)
     users, ids = np.array(found.both[1]), np.array(found.user_ids)

@@ -1,4 +1,4 @@
-"""What does not fit is refused before Spark starts, and Spark's errors are one line each."""
+"""Unsuitable packages, Java or snapshots are refused before Spark starts, and each error of Spark is one line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from support.nights import night
 from support.ports import free_port
 
 from embsync.config import Config, EngineConfig, SnapshotConfig
+from embsync.engines.partition_error import PartitionError
 from embsync.engines.spark import session
 from embsync.engines.spark.errors import as_error, spark_errors
-from embsync.errors import EngineError, SnapshotChanged, SnapshotError, StoreError, UsageError
+from embsync.errors import EmbsyncError, EngineError, SnapshotChanged, SnapshotError, StoreError, UsageError
 from embsync.pipeline import Request, run
 from embsync.pipeline.run import publish_snapshot
 from embsync.store import Store
@@ -52,7 +53,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_packages_that_do_not_fit_are_refused(
     there: dict[str, str], package: str, version: str | None, fits: bool
 ) -> None:
-    """The error has what is installed, what is needed, and the command that installs it."""
+    """The error has the installed version, the required one, and the command that installs it."""
     if version is None:
         del there[package]
     else:
@@ -67,7 +68,7 @@ def test_packages_that_do_not_fit_are_refused(
 
 
 def java(directory: Path, says: str | None) -> Path:
-    """Return the home of a Java that reports this version, None: that cannot be executed."""
+    """Return the home of a Java that reports this version, or for None one that cannot be executed."""
     (directory / "bin").mkdir(parents=True)
     program = directory / "bin/java"
     program.write_text("#!/of/another/machine\n" if says is None else f"#!/bin/sh\necho '{says}' >&2\n")
@@ -89,7 +90,7 @@ def java(directory: Path, says: str | None) -> Path:
 def test_a_java_that_is_too_old_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str | None, fits: bool
 ) -> None:
-    """By its own version output, before Spark's scripts fail on it; so is one that does not run."""
+    """The version is read before Spark's scripts fail on it; a Java that cannot be executed is refused too."""
     monkeypatch.setenv("JAVA_HOME", str(java(tmp_path, says)))
     if fits:
         session.require_java()
@@ -103,7 +104,7 @@ def test_a_java_that_is_too_old_is_refused(
 def test_without_java_the_store_stays_as_it_was(
     there: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line, exit code 2, and no store is created."""
+    """One line with exit code 2; no store is created."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = night(1)
@@ -115,7 +116,7 @@ def test_without_java_the_store_stays_as_it_was(
 
 
 class Py4JJavaError(Exception):
-    """Stands for the error of the same name."""
+    """Represents the error of the same name."""
 
     __module__ = "py4j.protocol"
 
@@ -162,7 +163,7 @@ class Py4JJavaError(Exception):
     ],
 )
 def test_errors_of_spark_are_one_line(message: str, kind: type[Exception], hint: str | None) -> None:
-    """What is wrong, whose fault it is, and what to do; a lost cluster is transient."""
+    """The line has the problem, the exit code of its cause, and a hint; the loss of a cluster is transient."""
     found = as_error(RuntimeError(f"An error occurred while calling o1.x.\n{message}\n\tat org.apache.Spark"), "day=1")
     assert type(found) is kind
     assert "\n" not in str(found)
@@ -170,8 +171,24 @@ def test_errors_of_spark_are_one_line(message: str, kind: type[Exception], hint:
     assert found.transient == (kind is EngineError)
 
 
+@pytest.mark.parametrize(
+    ("code", "kind", "hint"),
+    [("repeated_id", SnapshotChanged, "rename"), ("not_as_written", StoreError, "faulty")],
+)
+def test_errors_of_partitions_arrive_as_data(code: str, kind: type[EmbsyncError], hint: str) -> None:
+    """From the text of a worker's traceback, whatever else that text contains; cut off, it is an error of Spark."""
+    raised = PartitionError(code, "it went wrong", "an id: é \n}", "none")
+    text = f"PermissionError: no\nembsync.engines.partition_error.PartitionError: {raised}\n\tat org.apache.Spark"
+    found = as_error(Py4JJavaError(text), "day=1")
+    assert type(found) is kind
+    assert (found.what, found.where, found.found, found.expected) == ("it went wrong", "day=1", "an id: é \n}", "none")
+    assert hint in str(found.hint)
+    for other in (str(raised)[:-2], str(PartitionError("another", "", "", "")), '{"embsync": "repeated_id"}'):
+        assert type(as_error(Py4JJavaError(other), "day=1")) is EngineError
+
+
 def test_only_errors_of_spark_are_translated() -> None:
-    """Our own errors and mistakes in the code come through as they are; a refused connection is Spark's."""
+    """Errors of embsync and bugs are raised unchanged; a refused connection counts as Spark's."""
     for error, kind in ((ZeroDivisionError(), ZeroDivisionError), (StoreError("full"), StoreError)):
         with pytest.raises(kind), spark_errors("day=1"):
             raise error
@@ -184,7 +201,7 @@ def test_only_errors_of_spark_are_translated() -> None:
 def test_users_that_the_engine_does_not_read_are_refused_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Other files, weights and float16: what is read, and that the local engine reads the rest."""
+    """Other files, weights and float16 are refused; the message says what is read, and by which engine."""
     monkeypatch.setattr(session, "start", pytest.fail)
     found, config = night(1), ENGINE
     path, users = tmp_path / "day=1", found.both[1]
@@ -213,7 +230,7 @@ def test_users_that_the_engine_does_not_read_are_refused_before_it_starts(
 
 
 def test_a_server_that_does_not_answer_is_refused_at_once(there: dict[str, str]) -> None:
-    """A transient error, instead of ten minutes of silence in which pyspark tries again."""
+    """A transient error is raised instead of ten minutes of retries by pyspark."""
     with pytest.raises(EngineError, match="cannot be reached") as caught:
         session.start(EngineConfig(kind="spark", master=f"sc://127.0.0.1:{free_port()}/;user_id=embsync"))
     assert caught.value.transient
@@ -223,7 +240,7 @@ def test_a_server_that_does_not_answer_is_refused_at_once(there: dict[str, str])
 
 
 def test_a_wrong_home_of_spark_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before pyspark fails at a missing script."""
+    """The error is raised before pyspark fails on a missing script."""
     monkeypatch.setenv("SPARK_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="spark-submit"):
         session.require_home()
@@ -233,7 +250,7 @@ def test_a_wrong_home_of_spark_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_snapshot_that_disappears_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Executors do not see its path then, but the set-up is not the cause: a transient error."""
+    """Executors cannot see its path then, but this is a transient error and not one of the setup."""
     found = night(1)
     path = nights.save(tmp_path / "day=1", found.items, found.item_ids, found.users, found.user_ids)
 
@@ -248,6 +265,6 @@ def test_a_snapshot_that_disappears_has_changed(tmp_path: Path, monkeypatch: pyt
 
 
 def test_settings_are_passed_as_text() -> None:
-    """As Spark spells them."""
+    """Values are converted to Spark's notation."""
     values: list[Any] = [True, 3, 0.5, "4g"]
     assert [session._text(value) for value in values] == ["true", "3", "0.5", "4g"]

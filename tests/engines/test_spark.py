@@ -1,4 +1,4 @@
-"""Spark obeys the laws of the reference, with executors that have NumPy and pyarrow alone."""
+"""Spark's side has the properties of an engine, with executors that have only NumPy and pyarrow."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from numpy.testing import assert_array_equal
 from support.waiting import PATIENCE, eventually
 
 from embsync.config import EngineConfig
+from embsync.errors import SnapshotChanged
 from embsync.ids import hash_ids, sample
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.services("pyspark"),
-    pytest.mark.timeout(900),  # a Java machine on a loaded computer
-    pytest.mark.xdist_group("spark"),
-    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
+    pytest.mark.timeout(900),  # a JVM on a busy machine
+    pytest.mark.first,
+    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and unclosed sockets of its gateway
 ]
 
 
@@ -34,7 +35,7 @@ def world() -> laws.World:
 
 
 def maker(spark: Any, outputs: int = 3) -> laws.Make:
-    """Return what makes a table of Spark from arrays."""
+    """Return a function that makes a Spark table from arrays."""
     from embsync.engines.local import LocalTable
     from embsync.engines.spark.table import SparkTable
 
@@ -47,7 +48,7 @@ def maker(spark: Any, outputs: int = 3) -> laws.Make:
 
 
 def test_the_first_pass_is_that_of_rows_held_here(spark: Any, world: laws.World) -> None:
-    """Totals, triangle, rows by id, samples and counts."""
+    """Totals, triangle, rows by id, samples and counts are those of rows in memory."""
     laws.totals_are_those_of_one_pass(maker(spark), world)
     laws.the_triangle_has_the_same_products(maker(spark), world)
     laws.rows_are_found_by_id_and_sampled_by_hash(maker(spark), world)
@@ -55,12 +56,23 @@ def test_the_first_pass_is_that_of_rows_held_here(spark: Any, world: laws.World)
 
 
 def test_the_second_pass_is_that_of_rows_held_here(spark: Any, world: laws.World, tmp_path: Path) -> None:
-    """Rows, residual, drift and counts."""
+    """Rows, residual, drift and counts are those of rows in memory."""
     laws.the_second_pass_writes_and_measures_the_same(maker(spark), world, tmp_path)
 
 
+def test_an_id_that_is_repeated_only_in_the_second_pass_is_named(spark: Any, world: laws.World, tmp_path: Path) -> None:
+    """A worker's error arrives with what was found and expected, as one of the snapshot."""
+    world.ids[7] = world.ids[8]
+    side, parent = world.sides(maker(spark))
+    with pytest.raises(SnapshotChanged) as caught:
+        side.write(parent, world.mapping, tmp_path)
+    assert (caught.value.what, caught.value.where) == ("the snapshot changed while it was read", "users")
+    assert caught.value.found == f"an id is repeated: {world.ids[7].decode()}"
+    assert caught.value.expected == "each id once"
+
+
 def test_ids_whose_hashes_are_all_high_are_sampled_as_well(spark: Any) -> None:
-    """If too few are below the bound that was computed for the number of rows, the bound is given up."""
+    """If too few ids are below the bound computed from the number of rows, the bound is not used."""
     pool = np.arange(20_000)
     ids = np.sort(pool[np.argsort(hash_ids(pool))[-900:]])
     side = maker(spark)(ids, np.ones((len(ids), 2), np.float32))
@@ -68,16 +80,16 @@ def test_ids_whose_hashes_are_all_high_are_sampled_as_well(spark: Any) -> None:
 
 
 def test_settings_and_partitions_reach_spark(spark: Any, spark_config: EngineConfig) -> None:
-    """Those of ``engine.conf``, as Spark spells them, beside those of a session on this machine."""
+    """The settings of ``engine.conf`` are passed in Spark's notation, in addition to those of a local session."""
     for name, value in spark_config.conf.items():
         assert spark.conf.get(name) == str(value), name
     assert spark.conf.get("spark.ui.enabled") == "false"
 
 
 def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp_path: Path) -> None:
-    """Also one that Spark would wait for without end, as a child of a worker that is gone holds its connection.
+    """An error also ends a job for which Spark would wait forever, since a child of a dead worker holds its connection.
 
-    The jobs of others go on, take all cores that there are, and do not count as progress.
+    Jobs of others continue, use all cores, and do not count as progress.
     """
     from embsync.engines.spark.engine import SparkEngine
     from embsync.engines.spark.session import running_session
@@ -128,7 +140,7 @@ def test_an_error_ends_the_jobs_of_its_run_alone(spark_config: EngineConfig, tmp
         over.touch()
         threads[0].join(PATIENCE)
         assert counted == [5]
-    finally:  # what waits for it ends, also in another attempt
+    finally:  # tasks that wait for it end, also in another attempt
         over.touch()
     with running_session(spark_config) as again:
         assert again.session.range(3).count() == 3

@@ -1,4 +1,4 @@
-"""What the recall gate counts, what it tries, and what a kept index may cost."""
+"""How the recall gate counts results, which parameters it tries, and the allowed cost of a kept index."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ def gate_of(side, metric="inner_product", k=10, target=0.95):
     return RecallGate(live, side.queries, exact_neighbours(live, side.queries, k, metric), metric, target)
 
 
-# what counts as found
+# how results are counted
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_a_row_as_good_as_the_last_one_is_found(make, metric):
-    """Where every vector stands ten times in the catalogue, whichever of the ten an index finds is right."""
+    """If every vector occurs ten times, any of the ten copies counts as found."""
     side = make(rows=400, carried=0)
     side = replace(side, vectors=np.ascontiguousarray(np.repeat(side.vectors[:40], 10, axis=0)))
     gate = gate_of(side, metric, k=15)
-    mirrored = 9 - gate.truth % 10 + gate.truth // 10 * 10
-    assert not np.array_equal(np.sort(mirrored), np.sort(gate.truth))
+    mirrored = 9 - gate.ground_truth % 10 + gate.ground_truth // 10 * 10
+    assert not np.array_equal(np.sort(mirrored), np.sort(gate.ground_truth))
     assert gate.recall(mirrored) == 1.0
-    assert gate.recall(gate.truth[:, ::-1]) == 1.0
+    assert gate.recall(gate.ground_truth[:, ::-1]) == 1.0
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_a_row_that_is_worse_is_missed(make, metric):
-    """The next best instead of one of ten, a hit that is missing, the same row twice: each a tenth."""
+    """The next best row instead of one of ten, a missing hit, and the same row twice each cost a tenth."""
     side = make(rows=300, carried=0)
     gate = gate_of(side, metric)
-    more = gate_of(side, metric, k=11).truth
+    more = gate_of(side, metric, k=11).ground_truth
     worse = np.hstack([more[:, :9], more[:, 10:]])
     assert gate.recall(worse) == pytest.approx(0.9)
-    missing = gate.truth.copy()
+    missing = gate.ground_truth.copy()
     missing[:, -1] = -1
     assert gate.recall(missing) == pytest.approx(0.9)
-    assert gate.recall(np.full_like(gate.truth, -1)) == 0.0
+    assert gate.recall(np.full_like(gate.ground_truth, -1)) == 0.0
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "HNSW32"])
 def test_a_catalogue_of_equal_rows_reaches_any_target(make, index_of, factory):
-    """Scores tie all the time; nothing is warned of or searched harder for it."""
+    """With tied scores there is no warning, and no further search effort."""
     side = make(rows=600, carried=0)
     side = replace(side, vectors=np.ascontiguousarray(np.repeat(side.vectors[:20], 30, axis=0)))
     built = index_of(side, IndexConfig(factory=factory, target_recall=0.99))
@@ -63,18 +63,18 @@ def test_a_catalogue_of_equal_rows_reaches_any_target(make, index_of, factory):
 
 
 def test_fewer_rows_than_k_can_all_be_found(make):
-    """Where there are seven rows, seven are everything."""
+    """With seven rows, all seven are found."""
     side = make(rows=9, carried=2)
     gate = gate_of(side, k=7)
-    assert gate.recall(gate.truth) == 1.0
+    assert gate.recall(gate.ground_truth) == 1.0
 
 
-# what is tried
+# which parameters are tried
 
 
 @pytest.fixture
 def tried(monkeypatch):
-    """The parameters of every search that is made."""
+    """The parameters of every search."""
     seen: list[dict[str, int]] = []
     real = Searcher.search
 
@@ -89,7 +89,7 @@ def tried(monkeypatch):
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF64,Flat", "PCA6,IVF32,Flat,RFlat"])
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.7])
 def test_no_search_effort_above_the_allowed_cost_is_tried(built_once, tried, factory, share):
-    """However far the target is out of reach: ``max_search_cost_growth`` bounds the search for parameters as well."""
+    """``max_search_cost_growth`` also limits the search for parameters, however far the recall is from the target."""
     side, built = built_once(IndexConfig(factory=factory), rows=3000)
     gate = gate_of(side, target=1.1)  # never reached
     dearest = {"efSearch": 3000, "nprobe": 64, "k_factor_rf": 64}
@@ -103,14 +103,14 @@ def test_no_search_effort_above_the_allowed_cost_is_tried(built_once, tried, fac
 
 @pytest.mark.parametrize("factory", ["Flat", "IDMap,Flat"])
 def test_an_exact_index_is_not_measured(make, index_of, tried, factory):
-    """What it finds is the truth: recall 1.0 without a search, at every depth."""
+    """The recall of an exact index is 1.0 at every depth, without a search."""
     built = index_of(make(rows=500), IndexConfig(factory=factory, recall_at=(10, 100)))
     assert tried == []
     assert [point.recall for point in built.report.points] == [1.0, 1.0]
 
 
 def test_the_least_effort_is_tried_even_if_it_costs_too_much(make, index_of, tried):
-    """Its recall is reported; whether the index is kept is decided by its cost."""
+    """Its recall is reported; the cost determines whether the index is kept."""
     side = make(rows=2000)
     built = index_of(side, IndexConfig(factory="HNSW16"))
     tried.clear()
@@ -119,12 +119,12 @@ def test_the_least_effort_is_tried_even_if_it_costs_too_much(make, index_of, tri
     assert verdict.effort > 1.0
 
 
-# what a kept index may cost
+# the allowed cost of a kept index
 
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF64,Flat"])
 def test_cost_growth_is_relative_to_the_last_rebuild(make, night, index_of, shelf, factory):
-    """Else effort might double each night for ever: what the last rebuild needed bounds all nights after it."""
+    """The effort of the last rebuild limits all nights after it; otherwise effort might double each night."""
     side = make(rows=3000)
     config = IndexConfig(factory=factory, max_search_cost_growth=1.5)
     built = index_of(side, config)
@@ -135,7 +135,7 @@ def test_cost_growth_is_relative_to_the_last_rebuild(make, night, index_of, shel
     needed = effort(built.index, reached.search, 10)
     assert (reached.action, reached.rebuilt_search) == ("rotated", first)
     assert needed > 1.5 * effort(built.index, first, 10)
-    # as if the night before had needed as much already
+    # as if the night before had already needed this effort
     risen = replace(parent, report=msgspec.structs.replace(built.report, search=reached.search, rotations=1))
     assert index_of(later, config, risen).report.action == "rebuilt"
     # and as if the rebuild itself had needed it
@@ -144,7 +144,7 @@ def test_cost_growth_is_relative_to_the_last_rebuild(make, night, index_of, shel
 
 
 def test_an_index_above_the_allowed_cost_is_not_kept(side, night, index_of, shelf):
-    """Its least effort is beyond what the last rebuild's allows: recall alone does not save it."""
+    """An index whose least effort exceeds the allowed cost is not kept, whatever its recall."""
     config = IndexConfig(factory="HNSW16", max_search_cost_growth=1.0)
     built = index_of(side, config)
     later, row_map = night(side, seed=4, cosine=0.9999)
@@ -158,7 +158,7 @@ def test_an_index_above_the_allowed_cost_is_not_kept(side, night, index_of, shel
 
 @pytest.mark.parametrize("growth", [1.0, 1.3, 2.0, 4.0])
 def test_a_kept_index_never_exceeds_the_allowed_growth(side, night, index_of, shelf, growth):
-    """Night after night, at any drift, what is kept stays within the bound."""
+    """At any drift, the cost of a kept index stays within the bound on every night."""
     config = IndexConfig(factory="IVF32,Flat", max_search_cost_growth=growth)
     built = index_of(side, config)
     for number in range(6):
@@ -168,13 +168,13 @@ def test_a_kept_index_never_exceeds_the_allowed_growth(side, night, index_of, sh
         assert spent <= growth * base
 
 
-# room
+# memory
 
 
 @pytest.mark.parametrize("factory", ["HNSW8", "HNSW16_SQ8", "IDMap2,HNSW16"])
 @pytest.mark.parametrize("dead", [0.2, 0.5, 0.75])
 def test_the_estimate_includes_dead_labels(built_once, index_of, shelf, factory, dead):
-    """A graph full of dead labels is as large as one in which they live."""
+    """The estimate of a graph with dead labels is that of one in which they are live."""
     config = IndexConfig(factory=factory, target_recall=0.1, refresh="rotate")
     side, built = built_once(config, rows=8000, width=8, carried=0)
     kept = side.live[: round((1 - dead) * len(side.live))]

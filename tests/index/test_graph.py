@@ -1,4 +1,4 @@
-"""Leading links past dead labels: the laws of the link table, and what searches gain."""
+"""Redirecting links past dead labels: properties of the link table, and the effect on searches."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def graph_of(vectors: np.ndarray, metric: str = "inner_product") -> faiss.IndexH
 
 @pytest.fixture(scope="module")
 def vectors():
-    """Seeded rows with a spectrum that falls off."""
+    """Seeded rows with a decaying spectrum."""
     rng = np.random.default_rng(0)
     return (rng.standard_normal((ROWS, 16)) * np.linspace(1.5, 0.3, 16)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def graph(vectors):
-    """A graph that no test changes."""
+    """A graph that no test modifies."""
     return graph_of(vectors)
 
 
 def table(index) -> tuple[np.ndarray, np.ndarray]:
-    """All links of a graph, and those of its lowest level, a row a node."""
+    """Return all links of a graph, and those of its lowest level, one row per node."""
     links = faiss.vector_to_array(index.hnsw.neighbors)
     starts = faiss.vector_to_array(index.hnsw.offsets).astype(np.int64)[:-1]
     places = starts[:, None] + np.arange(index.hnsw.nb_neighbors(0))
@@ -52,7 +52,7 @@ def table(index) -> tuple[np.ndarray, np.ndarray]:
 @law
 @given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.001, 0.05, 0.3, 0.9, 1.0]))
 def test_only_links_to_dead_labels_change(graph, seed, share):
-    """A changed link led to a dead label and leads to a living one, not the node itself nor one it had already."""
+    """Only links to dead labels change; the new target is live, not the node itself, and was not linked before."""
     dead = np.random.default_rng(seed).random(ROWS) < share
     index = faiss.clone_index(graph)
     bypass(index, dead)
@@ -74,7 +74,7 @@ def test_only_links_to_dead_labels_change(graph, seed, share):
 
 
 def test_a_new_link_goes_to_a_neighbour_of_the_dead_label(vectors):
-    """What a search reached through a dead label it reaches past it: the new link is one of the dead label's."""
+    """A new link leads to a neighbour of the dead label, so its region remains reachable."""
     index = graph_of(vectors)
     dead = np.zeros(ROWS, np.bool_)
     dead[index.hnsw.entry_point] = True
@@ -87,8 +87,8 @@ def test_a_new_link_goes_to_a_neighbour_of_the_dead_label(vectors):
 
 
 @pytest.mark.parametrize("worst", [False, True])
-def test_searches_become_faster(vectors, worst):
-    """With a fifth of the labels dead, random or the most linked: hardly a link leads to one, no more are hidden."""
+def test_bypassing_dead_labels_raises_recall(vectors, worst):
+    """With a fifth of the labels dead, few links lead to one, recall rises, and no more nodes are unreachable."""
     index = graph_of(vectors)
     rng = np.random.default_rng(1)
     dead = np.zeros(ROWS, np.bool_)
@@ -120,7 +120,7 @@ def test_searches_become_faster(vectors, worst):
 
 @needs_goodbooks
 def test_a_graph_keeps_its_recall_over_ten_real_nights():
-    """Ten real retrainings later a rotated graph finds what a rebuilt one finds, at the least effort there is."""
+    """After ten real retrainings, the recall of a rotated graph at the least effort is that of a rebuilt one."""
     anchors, index, ids = None, None, np.empty(0, np.int64)
     with faiss_threads(1):
         for day in (1, 2, 3, 4, 5, 4, 3, 2, 1, 2, 3):

@@ -1,4 +1,4 @@
-"""Every check, shown to pass, to warn and to refuse; and what accepting a refusal does."""
+"""Every check passes, warns and refuses; and the effect of accepting a refusal."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from support.nights import Array, Night, configured, night, rotation
 from support.quick import quick_directory
 from support.stores import assert_at_rest, snapshot_of, sync
 
+from embsync.checks import CHECKS
 from embsync.config import DEFAULT_LIMITS
 from embsync.errors import SnapshotError, UsageError
 from embsync.manifest import CheckRecord, encode
@@ -48,7 +49,7 @@ def healthy(published: Path) -> dict[str, CheckRecord]:
 
 
 def _checks(root: Path, made: Night, options: dict[str, object] | None = None) -> dict[str, CheckRecord]:
-    """Return the checks of a snapshot by name, published or refused."""
+    """Return the checks of a snapshot by name, whether it was published or refused."""
     message = ""
     try:
         records = sync(root, made, "tonight", configured(**(options or {}))).checks
@@ -60,7 +61,7 @@ def _checks(root: Path, made: Night, options: dict[str, object] | None = None) -
 
 
 def _wrong(made: Night, side: str, share: float) -> Night:
-    """Give a share of a side's ids to the wrong rows."""
+    """Assign a share of a side's ids to wrong rows."""
     ids = getattr(made, f"{side[:-1]}_ids").copy()
     rows = np.arange(round(share * len(ids)))
     ids[rows] = np.roll(ids[rows], 1)
@@ -68,7 +69,7 @@ def _wrong(made: Night, side: str, share: float) -> Night:
 
 
 def _one_row(by: float) -> Callable[[Array], Array]:
-    """Return what multiplies the eighth row."""
+    """Return a function that scales the eighth row."""
 
     def change(rows: Array) -> Array:
         made = rows.copy()
@@ -93,7 +94,7 @@ def _mixed() -> Night:
 
 
 def _new_items(kept: int) -> Night:
-    """Share only so many items, and no users, with the night before."""
+    """Share only this many items, and no users, with the previous night."""
     made = night(1, churn=0.0)
     assert made.user_ids is not None
     ids = made.item_ids.copy()
@@ -102,7 +103,7 @@ def _new_items(kept: int) -> Night:
 
 
 def _renamed(made: Night, side: str, share: float) -> Night:
-    """Give a share of a side's ids unknown numbers."""
+    """Replace a share of a side's ids with unknown numbers."""
     ids = getattr(made, f"{side[:-1]}_ids").copy()
     ids[np.argsort(ids)[: round(share * len(ids))]] += 10**6
     return replace(made, **{f"{side[:-1]}_ids": ids})
@@ -130,7 +131,7 @@ def _some(share: float, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _alike(share: float) -> Callable[[Any], Any]:
-    """Give the first rows one vector."""
+    """Return a function that gives a share of the rows the same vector."""
     return lambda rows: np.where(np.arange(len(rows))[:, None] < share * len(rows), rows[:1], rows)
 
 
@@ -139,7 +140,7 @@ def _noise_column() -> Night:
 
 
 def _untouched(side: str, share: float) -> Night:
-    """Leave a share of a side as the night before left it, in the axes of that night."""
+    """Keep a share of a side as it was on the previous night, in the axes of that night."""
     before, made = night(0, churn=0.0), night(0, churn=0.0)
     key = f"{side[:-1]}_ids"
     old = getattr(before, side)
@@ -152,7 +153,7 @@ def _unzipped(made: Night, column: int) -> Night:
     return made.with_vectors(lambda rows: np.where(np.arange(8) == column, rows[:, :1], rows))
 
 
-#: Noise against a taste of about 1.2, which brings the figure between its two limits, and beyond the second.
+#: Noise relative to a signal of about 1.2, which puts the figure between its two limits, and beyond the second.
 NOISY = {"cosine": {"warn": 1.25, "refuse": 2.6}, "cosine_margin": {"warn": 2.6, "refuse": 4.0}}
 CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
     ("live_items", "warn", lambda: _only(night(1, churn=0.0), items=200), {}),
@@ -237,7 +238,7 @@ CASES: list[tuple[str, str, Callable[[], Night], dict[str, object]]] = [
         for outcome, by in (("warn", 1e-10), ("refuse", 1e-14))
         for side in ("items", "users")
     ),
-    # The side with less energy along the flipped axis is the one that shows it, whichever was flipped.
+    # The side with less energy along the flipped axis shows it, whichever side was flipped.
     *(
         (
             f"axis_agreement_{side}",
@@ -347,7 +348,7 @@ def test_every_check_warns_and_refuses(
     make: Callable[[], Night],
     options: dict[str, object],
 ) -> None:
-    """At the documented limits, on snapshots that break one thing; a healthy one passes it."""
+    """Each outcome occurs at the documented limits, on a snapshot with one fault; a healthy one passes."""
     found = _checks(root, make(), options)[name]
     assert found.outcome == outcome
     assert not found.accepted
@@ -355,7 +356,7 @@ def test_every_check_warns_and_refuses(
 
 
 def test_every_check_is_covered() -> None:
-    """Every check of the table has a case of each outcome that it can have."""
+    """Each check has a case for every outcome that it can have."""
     shown = {(name, outcome) for name, outcome, _, _ in CASES}
     only_one = {
         "same_snapshot": "warn",
@@ -377,21 +378,29 @@ def test_every_check_is_covered() -> None:
 
 
 def test_a_healthy_night_passes_everything(root: Path) -> None:
-    """No warning on an ordinary retraining, and every check of the table is there."""
+    """An ordinary retraining has no warnings, and every check of the table is recorded."""
     found = _checks(root, night(1))
     assert {name: record.outcome for name, record in found.items() if record.outcome != "pass"} == {}
     assert set(found) == set(DEFAULT_LIMITS) | {"finite", "unique_ids", "widths"}
 
 
+def test_a_check_of_a_recorded_figure_is_one_row_of_the_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that needs only the rows of the first pass; here one for the number of items with an anchor."""
+    row = replace(CHECKS["magnitude_items"], name="common_items", kind="floor", warn=1e6, refuse=None)
+    monkeypatch.setitem(CHECKS, row.name, row)
+    found = _checks(root, night(1))["common_items"]
+    assert (found.warn, found.outcome) == (1e6, "warn")
+
+
 def test_a_repeated_snapshot_is_reported_once(root: Path) -> None:
-    """Its rows are those of the version before, all of them, and that is no second finding."""
+    """Its unchanged rows are not reported in addition to the repeated snapshot."""
     found = _checks(root, night(0))
     assert {name for name, record in found.items() if record.outcome != "pass"} == {"same_snapshot"}
     assert not [name for name in found if name.startswith(("unchanged", "lone_scale"))]
 
 
 def test_a_first_version_has_no_checks_against_anchors(root: Path) -> None:
-    """Only what the snapshot itself lets be judged."""
+    """It has only checks of the snapshot itself."""
     with quick_directory() as directory:
         found = _checks(directory / "S", night(0))
     alone = {
@@ -403,7 +412,7 @@ def test_a_first_version_has_no_checks_against_anchors(root: Path) -> None:
 
 
 def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
-    """Fewer than 4e common rows of a side that is small: figures are null, and null warns."""
+    """Below four common rows per dimension, figures are null, and null warns."""
     del root
     with quick_directory() as directory:
         sync(directory / "S", _only(night(0, churn=0.0), users=31), "n0")
@@ -427,7 +436,7 @@ def test_a_side_too_small_to_be_judged_warns(root: Path) -> None:
 @pytest.mark.parametrize("side", ["items", "users"])
 @pytest.mark.parametrize("by", [1, 10**6])
 def test_renumbered_ids_are_refused(root: Path, side: str, by: int) -> None:
-    """An encoder that was fitted again, or an offset: hardly an id of a side is known, however the other side fits."""
+    """If hardly any id of a side is known, the snapshot is refused, even if the other side fits."""
     made = night(1, churn=0.0)
     key = f"{side[:-1]}_ids"
     found = _checks(root, replace(made, **{key: getattr(made, key) + by}))
@@ -436,7 +445,7 @@ def test_renumbered_ids_are_refused(root: Path, side: str, by: int) -> None:
 
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_few_common_rows_because_ids_changed_are_refused(root: Path, side: str) -> None:
-    """A side that cannot be judged gives no protection: with less than half of the ids known, it is refused."""
+    """A side that cannot be compared is refused if less than half of its ids are known."""
     made = _only(night(1, churn=0.0), **{side: 70})
     found = _checks(root, _renamed(made, side, 0.58))[f"coverage_{side}"]
     assert found.value == pytest.approx(29 / 70)
@@ -446,7 +455,7 @@ def test_few_common_rows_because_ids_changed_are_refused(root: Path, side: str) 
 
 
 def test_alternating_cohorts_are_recognised(root: Path) -> None:
-    """Users who are carried count as known: one half trains on even nights, the other on odd ones."""
+    """Carried users count as known if one half is trained on even nights and the other on odd nights."""
     halves = [
         replace(made, users=made.users[kept], user_ids=made.user_ids[kept])
         for made, kept in (
@@ -464,7 +473,7 @@ def test_alternating_cohorts_are_recognised(root: Path) -> None:
 
 
 def test_unchanged_numbers_of_zero_rows_only_warn(root: Path) -> None:
-    """What refuses is that they become more: models leave zero rows for ids without interactions every night."""
+    """An increase refuses, since models have zero rows for ids without interactions every night."""
     sync(root, _changed(night(1), "items", _some(0.2, np.zeros_like)), "n1", accepted=("zero_rows_items",))
     same = _checks(root, _changed(night(2), "items", _some(0.2, np.zeros_like)))["zero_rows_items"]
     assert (same.outcome, same.value) == ("warn", 0.2)
@@ -473,7 +482,7 @@ def test_unchanged_numbers_of_zero_rows_only_warn(root: Path) -> None:
 
 
 def test_zero_rows_of_a_version_of_an_earlier_release_are_counted(root: Path) -> None:
-    """Its manifest does not say how many there were; its live rows do."""
+    """If the manifest lacks the number of zero rows, it is counted in the live rows."""
     config = configured(checks={"zero_rows_items": {"refuse": None}})
     manifest = sync(root, _changed(night(1), "items", _some(0.2, np.zeros_like)), "n1", config)
     folder = root / "versions" / layout.version_name(manifest.version)
@@ -489,7 +498,7 @@ def test_zero_rows_of_a_version_of_an_earlier_release_are_counted(root: Path) ->
 
 @pytest.mark.parametrize("by", [1e-40, 1e-30, 1e-22, 1e22])
 def test_a_value_that_cannot_be_measured_never_passes(root: Path, by: float) -> None:
-    """Underflow leaves cosines and norms without a value: those checks refuse, and the file has null."""
+    """Checks of values that underflow makes unmeasurable refuse, and the record has null."""
     refused = {
         name
         for name, record in _checks(root, night(1).with_vectors(lambda rows: (rows * by).astype(np.float32))).items()
@@ -504,7 +513,7 @@ def test_a_value_that_cannot_be_measured_never_passes(root: Path, by: float) -> 
 
 
 def test_an_allowed_truncation_is_published(root: Path) -> None:
-    """``max_truncation_loss`` limits the loss; the certificate then shows the actual loss."""
+    """``max_truncation_loss`` limits the loss, and the certificate shows the actual loss."""
     made = night(1)
     assert made.users is not None
     random = np.random.default_rng(5)
@@ -529,7 +538,7 @@ def test_an_allowed_truncation_is_published(root: Path) -> None:
     ],
 )
 def test_an_ill_formed_snapshot_cannot_be_accepted(root: Path, change: Callable[[Night], None], message: str) -> None:
-    """Not a check's refusal but the snapshot's fault: exit 3, nothing changed, not even the journal."""
+    """The error has exit code 3, and nothing changes, not even the journal."""
     made = night(1)
     change(made)
     before = snapshot_of(root)
@@ -545,7 +554,7 @@ def test_an_ill_formed_snapshot_cannot_be_accepted(root: Path, change: Callable[
 
 
 def test_accepting_the_named_checks_publishes(root: Path) -> None:
-    """All of them, and the manifest and the journal say so; a check that was not named still refuses."""
+    """The manifest and the journal record the accepted checks; a refusing check that was not named still refuses."""
     made = _changed(_wrong(night(1), "items", 0.2), "users", _some(0.08, lambda rows: rows * np.float32(5)))
     with pytest.raises(CheckRefusedError) as raised:
         sync(root, made, "bad")
@@ -566,13 +575,13 @@ def test_accepting_the_named_checks_publishes(root: Path) -> None:
 
 
 def test_accepting_a_check_that_passes_changes_nothing(root: Path) -> None:
-    """A check that passes is not marked as overridden."""
+    """A passing check is not marked as accepted."""
     manifest = sync(root, night(1), "n1", accepted=("cosine_items",))
     assert not any(check.accepted for check in manifest.checks)
 
 
 def test_limits_are_configurable() -> None:
-    """Own limits replace the defaults one by one; null switches one off; NaN never passes."""
+    """Configured limits replace the defaults one by one; null disables a limit; NaN never passes."""
     tight = configured(checks={"cosine_items": {"warn": 0.99}, "norm_ratio_items": {"refuse": [0.9, 1.1]}})
 
     def outcome(value: float | None, config: Any = tight, name: str = "cosine_items") -> str:
@@ -580,7 +589,7 @@ def test_limits_are_configurable() -> None:
 
     assert [outcome(value) for value in (0.995, 0.8, 0.4, None)] == ["pass", "warn", "refuse", "warn"]
     assert [outcome(value, name="norm_ratio_items") for value in (1.0, 1.2, 0.5)] == ["pass", "refuse", "refuse"]
-    # A value that equals its limit is within it.
+    # A value equal to its limit is within the limit.
     assert [outcome(value) for value in (0.99, 0.5)] == ["pass", "warn"]
     assert [outcome(value, name="norm_ratio_items") for value in (0.9, 1.1)] == ["pass", "pass"]
     assert [outcome(value, name="score_error") for value in (2e-6, 1e-5)] == ["pass", "warn"]

@@ -1,4 +1,4 @@
-"""Hints are commands that work exactly as printed, for any user and from any directory."""
+"""Hints are commands that work as printed, from any directory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from embsync.pipeline.widen import widen
 from embsync.store import Store
 
 SOURCE = Path(embsync.__file__).parent
-#: Hints on a damaged store lead on from one to the next; no damage here takes more.
+#: A hint on a damaged store may lead to the next one, at most this many times.
 ROUNDS = 4
 
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A watched directory with a store of three versions, whose names have to be quoted."""
+    """A watched directory with a store of three versions, under a name that needs quoting."""
     with quick_directory() as place:
         folder = place / "the watcher's; $HOME"
         folder.mkdir()
@@ -41,13 +41,13 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def root(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the store, from a process that uses embsync as a library, in an unrelated directory."""
+    """A copy of the store, used by a process with embsync as a library, in an unrelated directory."""
     monkeypatch.chdir(tmp_path)
     set_invocation(Invocation())
     return copy(directory / "S", directory / "the copy")
 
 
-def _whole(root: Path, name: str, *numbers: int) -> None:
+def _damage(root: Path, name: str, *numbers: int) -> None:
     for number in numbers:
         flip(root / f"versions/00000{number}" / name, 200)
 
@@ -59,7 +59,7 @@ def _point(root: Path, target: str) -> None:
 
 def _back_to_two_and_damaged(root: Path) -> None:
     _point(root, "versions/000002")
-    _whole(root, "items/vectors.npy", 1, 2)
+    _damage(root, "items/vectors.npy", 1, 2)
 
 
 def _a_directory_in_the_place_of_the_link(root: Path) -> None:
@@ -93,7 +93,7 @@ def _cut(root: Path) -> None:
 
 
 def _only(root: Path, name: str) -> None:
-    """Leave version 1 alone, with a damaged file."""
+    """Leave only version 1, with a damaged file."""
     _point(root, "versions/000001")
     for number in (2, 3):
         shutil.rmtree(root / f"versions/00000{number}")
@@ -101,12 +101,12 @@ def _only(root: Path, name: str) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "vectors of the parent": lambda root: _whole(root, "items/vectors.npy", 3),
-    "vectors of two versions": lambda root: _whole(root, "items/vectors.npy", 2, 3),
-    "vectors of all": lambda root: _whole(root, "items/vectors.npy", 1, 2, 3),
-    "what stays the same": lambda root: _whole(root, "start/users.npy", 3),
-    "manifest": lambda root: _whole(root, "manifest.json", 3),
-    "every manifest": lambda root: _whole(root, "manifest.json", 1, 2, 3),
+    "vectors of the parent": lambda root: _damage(root, "items/vectors.npy", 3),
+    "vectors of two versions": lambda root: _damage(root, "items/vectors.npy", 2, 3),
+    "vectors of all": lambda root: _damage(root, "items/vectors.npy", 1, 2, 3),
+    "what stays the same": lambda root: _damage(root, "start/users.npy", 3),
+    "manifest": lambda root: _damage(root, "manifest.json", 3),
+    "every manifest": lambda root: _damage(root, "manifest.json", 1, 2, 3),
     "every version before a whole one": _back_to_two_and_damaged,
     "a file cut short": _cut,
     "a file gone": lambda root: (root / "versions/000003/users/vectors.npy").unlink(),
@@ -148,7 +148,7 @@ ACTIONS: dict[str, Callable[[Path, Path], object]] = {
 def test_hints_on_a_damaged_store_repair_it(
     root: Path, directory: Path, damage: str, action: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is run as it stands, in another directory; after a few the store is in order, or empty."""
+    """After a few commands, run as printed in another directory, the store is intact or empty."""
     DAMAGE[damage](root)
     for _ in range(ROUNDS):
         try:
@@ -160,16 +160,16 @@ def test_hints_on_a_damaged_store_repair_it(
         if "found a store without versions" in output or run_all(output, root, capfd):
             assert Store(root).current() is None
             return
-        if action.startswith("rollback"):  # which would move again
+        if action.startswith("rollback"):  # another rollback would move again
             break
     else:
-        pytest.fail("no way out")
-    if action not in {"read", "status"} and Store(root).current() is not None:  # these two do not hash
+        pytest.fail("the hints do not repair the store")
+    if action not in {"read", "status"} and Store(root).current() is not None:  # these two do not check hashes
         assert_intact(root)
 
 
 def run_all(output: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:
-    """Run the commands of hints, each as far as it leads; return whether a first snapshot is needed."""
+    """Run the command of each hint in turn; return whether a first snapshot is needed."""
     seen: set[str] = set()
     while True:
         if output.endswith("no version yet; hint: publish a first snapshot"):
@@ -183,13 +183,13 @@ def run_all(output: str, root: Path, capfd: pytest.CaptureFixture[str]) -> bool:
         code = run_as_printed(line)
         said = capfd.readouterr()
         if code == 0:
-            return "embsync history" in line  # only the user knows a snapshot to start with
+            return "embsync history" in line  # only the user knows a first snapshot
         assert code == 5, said.err
         output = next(one for one in (said.err + said.out).splitlines() if "hint: " in one)
 
 
 def test_a_refusal_of_arrays_names_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a program gave as arrays is published by its next call, with the argument that the hint names."""
+    """A refused call with arrays can be repeated with the argument that the hint names."""
     set_invocation(Invocation())
     for name, options in (("rows", {"checks.rows_items.refuse": 10_000}), ("sides", {})):
         root = tmp_path / name
@@ -207,7 +207,7 @@ def test_a_refusal_of_arrays_names_no_temporary_file(tmp_path: Path, monkeypatch
 
 
 def test_the_hint_never_suggests_widen_for_a_narrower_space(tmp_path: Path) -> None:
-    """A space becomes wider, never narrower: what is printed begins another one."""
+    """A space cannot become narrower: the printed command begins a new one."""
     set_invocation(Invocation())
     root = tmp_path / "the store"
     publish_snapshot(Store(root), Request(write_npy(tmp_path / "n1", night(1, **SIZES))), configured())

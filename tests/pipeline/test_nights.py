@@ -1,4 +1,4 @@
-"""Nights that are not like the others: widths, ranks, ids, sides, absences, rollbacks, two commands at once."""
+"""Unusual nights: widths, ranks, ids, sides, absences, rollbacks, concurrent commands."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from embsync.store import Store
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """Where a store may be made."""
+    """A path for a store."""
     with quick_directory() as directory:
         yield directory / "S"
 
 
 def _scores_kept(root: Path, made: Night) -> None:
-    """Assert by dense float64 arithmetic that the current version has the scores of a night."""
+    """Assert, in float64, that the current version has the scores of a night."""
     with embsync.open(root) as reader:
         version = reader.current
         items = version.items.lookup(made.item_ids).astype(np.float64)
@@ -52,7 +52,7 @@ def _cosine(one: Array, other: Array) -> float:
 
 
 def _column(made: Night, value: float | None = None, times: float = 0.5) -> Night:
-    """Give both sides one more column: one value throughout, or what is no linear function of the others."""
+    """Add a column to both sides: a constant, or a nonlinear function of the other columns."""
 
     def wider(rows: Array) -> Array:
         column = times * np.tanh(2 * rows.sum(axis=1)) if value is None else np.full(len(rows), value)
@@ -65,9 +65,9 @@ def _column(made: Night, value: float | None = None, times: float = 0.5) -> Nigh
 
 
 def test_the_width_may_change_between_nights(root: Path) -> None:
-    """Narrower is taken, wider is refused with the loss it would mean, and taken after ``widen``; all still aligned."""
+    """A narrower night is published; a wider one is refused with its loss until ``widen``; all are aligned."""
     sync(root, night(0), "eight")
-    cut = np.eye(8)[:, :6]  # the strongest axes of the taste
+    cut = np.eye(8)[:, :6]  # the strongest axes of the signal
     narrow = night(1, turned=False).with_vectors(lambda rows: (rows @ cut).astype(np.float32))
     manifest = sync(root, narrow, "six")
     assert (manifest.dimension, manifest.snapshot.width, manifest.alignment.rank) == (8, 6, 6)
@@ -96,7 +96,7 @@ def test_the_width_may_change_between_nights(root: Path) -> None:
 
 
 def test_widening_changes_no_score_and_no_id(root: Path) -> None:
-    """The parent's snapshot, live rows still live, ages and anchors kept, zeros on the new axes."""
+    """Live rows, ages and anchors are those of the parent, and the new axes are zero."""
     sync(root, night(0), "n0")
     two = sync(root, night(1), "n1")
     manifest = widen(Store(root), 11, configured())
@@ -104,7 +104,7 @@ def test_widening_changes_no_score_and_no_id(root: Path) -> None:
     assert manifest.snapshot == two.snapshot
     assert manifest.space_id == two.space_id
     assert manifest.preservation == two.preservation
-    assert (manifest.drift, manifest.checks) == (None, [])  # those of the parent compare with its own parent
+    assert (manifest.drift, manifest.checks) == (None, [])  # the parent's own compare with its parent
     live = two.items.live
     assert manifest.items == msgspec.structs.replace(two.items, new=0, returned=0, gone=0, common=live)
     with embsync.open(root) as reader, reader.version(2) as old:
@@ -139,7 +139,7 @@ def test_widening_changes_no_score_and_no_id(root: Path) -> None:
 
 
 def test_the_dimension_is_configured_or_that_of_the_first_snapshot(root: Path) -> None:
-    """A configured dimension holds from the first version on, and differs from the space's only by ``widen``."""
+    """A configured dimension applies from the first version on; later, only ``widen`` changes the space's."""
     config = configured(space__dimension=12)
     assert sync(root, night(0), "n0", config).dimension == 12
     assert sync(root, night(1), "n1", config).dimension == 12
@@ -153,13 +153,13 @@ def test_the_dimension_is_configured_or_that_of_the_first_snapshot(root: Path) -
 
 @pytest.mark.parametrize("kind", ["duplicate", "constant"])
 def test_a_rank_deficient_model_is_published_and_aligned(root: Path, kind: str) -> None:
-    """A duplicated column, and a constant one on one side: scores kept, maps small, rank reported, nights aligned."""
+    """With a duplicated or constant column, scores are kept, maps are small, and the next night is aligned."""
     for number in range(2):
         made = night(number, width=7)
         assert made.users is not None
         if kind == "duplicate":
             made = made.with_vectors(lambda rows: np.column_stack([rows, rows[:, 0]]))
-        else:  # as a bias: constant on the users' side, and one column of the items' is another's copy
+        else:  # a bias: constant for users, and a duplicated column for items
             made = replace(
                 made,
                 items=np.column_stack([made.items, made.items[:, 1]]),
@@ -181,7 +181,7 @@ def test_a_rank_deficient_model_is_published_and_aligned(root: Path, kind: str) 
 
 
 def test_a_constant_column_on_both_sides_is_recovered(root: Path) -> None:
-    """It disappears in the rotation, and the inverse brings it back."""
+    """It cannot be seen in the stable vectors, but the inverse map recovers it."""
     made = _column(night(0, width=7), 1.0)
     assert sync(root, made, "n0").alignment.rank == 8
     with embsync.open(root) as reader:
@@ -193,7 +193,7 @@ def test_a_constant_column_on_both_sides_is_recovered(root: Path) -> None:
 
 
 def test_string_ids_give_the_same_version_as_integers(root: Path) -> None:
-    """The same nights under other names: the same vectors for the same ids."""
+    """The same nights with names as ids give the same vectors."""
     other = root.parent / "T"
     for number in range(3):
         sync(root, night(number), f"i{number}")
@@ -212,7 +212,7 @@ def test_string_ids_give_the_same_version_as_integers(root: Path) -> None:
 
 
 def test_the_type_of_ids_and_the_sides_never_change(root: Path) -> None:
-    """Each an ill-formed snapshot, ids of another type in a new space as well; nothing is written."""
+    """Other types or sides are ill-formed; ids of another type are so even in a new space, and nothing is written."""
     sync(root, night(0), "n0")
     before = snapshot_of(root)
     for new_space in (False, True):
@@ -228,7 +228,7 @@ def test_the_type_of_ids_and_the_sides_never_change(root: Path) -> None:
 
 
 def test_a_new_space_may_have_other_sides(root: Path) -> None:
-    """A store that became one-sided by mistake is put right, and back; versions before stay as they are."""
+    """A store that became one-sided by mistake can be corrected, and its older versions are unchanged."""
     sync(root, night(0).one_sided(), "half")
     sync(root, night(1), "whole", new_space=True)
     sync(root, night(2), "next")
@@ -245,7 +245,7 @@ def test_a_new_space_may_have_other_sides(root: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
 def test_a_store_of_items_alone_is_published(root: Path, metric: str) -> None:
-    """Item-item products stay, nights align, queries are item-like; users are null wherever they would stand."""
+    """Item-item products are kept, nights are aligned, and everything about users is null."""
     options: dict[str, object] = {"index__metric": metric, "space__standardize": metric == "inner_product"}
     for number in range(3):
         made = night(number).one_sided()
@@ -270,7 +270,7 @@ def test_a_store_of_items_alone_is_published(root: Path, metric: str) -> None:
 
 
 def test_weights_of_the_snapshot_are_used(root: Path) -> None:
-    """``item_weights.npy``: rows of weight zero have no say in the rotation."""
+    """Rows with weight zero in ``item_weights.npy`` do not affect the rotation."""
     sync(root, night(0, churn=0.0), "n0")
     made = night(1, churn=0.0)
     weights = np.ones(240)
@@ -295,7 +295,7 @@ def test_weights_of_the_snapshot_are_used(root: Path) -> None:
 
 
 def test_an_item_missing_for_one_night_returns(root: Path) -> None:
-    """Carried with its last vector and never searched, then live again, counted as returned."""
+    """It is carried with its last vector and not searched, then live again and counted as returned."""
     nights = [night(number, churn=0.0) for number in range(3)]
     missing = nights[1].item_ids[:9]
     sync(root, nights[0], "n0")
@@ -316,7 +316,7 @@ def test_an_item_missing_for_one_night_returns(root: Path) -> None:
 
 @pytest.mark.parametrize("carry", [0, 1, 2])
 def test_absent_ids_are_dropped_after_the_configured_versions(root: Path, carry: int) -> None:
-    """0 forgets at once."""
+    """With 0, they are dropped at once."""
     config = configured(store__carry_forward_versions=carry)
     for number in range(5):
         manifest = sync(root, night(number), f"n{number}", config)
@@ -327,7 +327,7 @@ def test_absent_ids_are_dropped_after_the_configured_versions(root: Path, carry:
 
 
 def test_the_next_night_follows_a_rollback(root: Path) -> None:
-    """The next version follows the version rolled back to: its parent, anchors, lineage and ages."""
+    """The next version continues from the version rolled back to: parent, anchors, lineage and ages."""
     for number in range(3):
         sync(root, night(number), f"n{number}")
     Store(root).rollback(1)
@@ -347,7 +347,7 @@ def test_the_next_night_follows_a_rollback(root: Path) -> None:
 
 
 def test_a_refused_night_is_only_in_the_journal(root: Path) -> None:
-    """The nights after it are as if it had never come."""
+    """The nights after it are published as if it had not been offered."""
     clean = root.parent / "T"
     for number in range(3):
         sync(clean, night(number), f"c{number}")
@@ -375,7 +375,7 @@ def test_a_refused_night_is_only_in_the_journal(root: Path) -> None:
 
 
 def test_the_same_path_twice_is_published_twice_with_a_warning(root: Path) -> None:
-    """The second is the same space, bit for bit, and records that its snapshot is the parent's."""
+    """The second version has the same vectors and records that its snapshot is the parent's."""
     first = sync(root, night(0), "n0")
     second = sync(root, night(0), "n0")
     assert (second.version, second.parent, second.space_id) == (2, 1, first.space_id)
@@ -386,7 +386,7 @@ def test_the_same_path_twice_is_published_twice_with_a_warning(root: Path) -> No
 
 
 def test_a_refused_first_night_publishes_nothing(root: Path) -> None:
-    """The journal has it; there is nothing to serve."""
+    """The refusal is in the journal, and there is no version to open."""
     made = night(0)
     assert made.users is not None
     assert made.user_ids is not None
@@ -399,7 +399,7 @@ def test_a_refused_first_night_publishes_nothing(root: Path) -> None:
 
 
 def test_a_new_space_has_no_history(root: Path) -> None:
-    """Another id of the space, no parent, nothing carried; a reader of the old version can tell."""
+    """It has a new space id and no parent, and nothing is carried."""
     sync(root, night(0), "n0")
     old = sync(root, night(1), "n1")
     unrelated = night(2, seed=99)
@@ -419,7 +419,7 @@ def test_a_new_space_has_no_history(root: Path) -> None:
 
 
 def test_a_snapshot_that_changes_while_it_is_read_is_not_published(root: Path) -> None:
-    """Between the first pass and the second: found out, transient, nothing changed."""
+    """A change between the two passes is detected, the error is transient, and the store is unchanged."""
     sync(root, night(0), "n0")
     before = snapshot_of(root)
     path = write_npy(root.parent / "n1", night(1))
@@ -437,10 +437,10 @@ def test_a_snapshot_that_changes_while_it_is_read_is_not_published(root: Path) -
 
 
 def test_a_change_of_values_alone_during_reading_is_not_published(root: Path) -> None:
-    """Writing through a memory map changes neither time, size nor stamp: the fingerprint detects it."""
+    """A write through a memory map changes neither time, size nor stamp, but the fingerprint."""
     path = write_npy(root.parent / "n0", night(0))
     mapped = np.lib.format.open_memmap(path / "items.npy", "r+")
-    mapped[3, 1] += np.float32(0.0)  # from here on the page is the writer's: a write to it makes no trace
+    mapped[3, 1] += np.float32(0.0)  # the page now belongs to the writer, whose writes leave no trace
     before = stamp(path)
 
     def write(stage: str, share: float) -> None:
@@ -454,7 +454,7 @@ def test_a_change_of_values_alone_during_reading_is_not_published(root: Path) ->
 
 
 def test_a_snapshot_removed_while_it_is_opened_is_not_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of a directory that another one has replaced is incomplete; if it stays so, it is ill-formed."""
+    """A directory that is being replaced is reported as changed; if it stays incomplete, it is ill-formed."""
     path, really = write_npy(root.parent / "n0", night(0)), run.open_snapshot
 
     def removed(*arguments: Any, **options: Any) -> Any:
@@ -471,7 +471,7 @@ def test_a_snapshot_removed_while_it_is_opened_is_not_refused(root: Path, monkey
 
 
 def test_a_snapshot_replaced_during_its_checks_is_not_refused(root: Path) -> None:
-    """Its rows may be those of two nights: neither is refused for them, and the journal has no line."""
+    """Rows that may belong to two nights are not refused, and nothing is journaled."""
     sync(root, night(0), "n0")
     before = snapshot_of(root)
     path = write_npy(root.parent / "n1", replace(night(1), item_ids=night(1).item_ids + 10**6))
@@ -487,7 +487,7 @@ def test_a_snapshot_replaced_during_its_checks_is_not_refused(root: Path) -> Non
     assert snapshot_of(root) == before
 
 
-# two at once
+# concurrent commands
 
 
 SYNC = """
@@ -504,7 +504,7 @@ print(publish_snapshot(Store(sys.argv[1]), request, configured(store__keep_versi
 
 
 def test_two_concurrent_processes_both_publish(root: Path) -> None:
-    """One after the other, each aligned to what the other left, with nothing lost and nothing over."""
+    """They publish one after the other, each aligned to the previous version, without leftovers."""
     sync(root, night(0), "n0")
     paths = [write_npy(root.parent / f"at-once-{number}", night(number)) for number in (1, 2, 3)]
     with contextlib.ExitStack() as stack:
@@ -526,7 +526,7 @@ def test_two_concurrent_processes_both_publish(root: Path) -> None:
 
 
 def test_an_overtaken_run_is_repeated(root: Path) -> None:
-    """Rolled back and published to while it ran: it follows what is current at the end."""
+    """After a rollback and a publish during the run, it is repeated on the version that is then current."""
     sync(root, night(0), "n0")
     sync(root, night(1), "n1")
     path = write_npy(root.parent / "n2", night(2))
@@ -546,7 +546,7 @@ def test_an_overtaken_run_is_repeated(root: Path) -> None:
 
 
 def test_a_version_number_used_meanwhile_is_not_reused(root: Path) -> None:
-    """Published and rolled back while it ran: ``current`` is what it was, and the next number is not."""
+    """If another version was published and rolled back during the run, the next number is used."""
     sync(root, night(0), "n0")
     path = write_npy(root.parent / "n2", night(2))
     runs: list[int] = []
@@ -565,7 +565,7 @@ def test_a_version_number_used_meanwhile_is_not_reused(root: Path) -> None:
 
 
 def test_a_run_that_is_overtaken_repeatedly_publishes_in_the_end(root: Path) -> None:
-    """After three discarded runs it holds the lock, and rollbacks wait."""
+    """After three discarded runs, the next one holds the lock, and rollbacks wait."""
     sync(root, night(0), "n0")
     sync(root, night(1), "n1")
     path = write_npy(root.parent / "n2", night(2))
@@ -586,7 +586,7 @@ def test_a_run_that_is_overtaken_repeatedly_publishes_in_the_end(root: Path) -> 
 
 
 def test_many_threads_may_read_while_one_publishes(root: Path) -> None:
-    """A version is immutable: searches from several threads agree with one."""
+    """Searches from several threads return the same results, since a version is immutable."""
     sync(root, night(0), "n0")
     with embsync.open(root) as reader:
         version: Version = reader.current
@@ -605,7 +605,7 @@ def test_many_threads_may_read_while_one_publishes(root: Path) -> None:
 
 
 def test_verify_names_damaged_and_missing_files(root: Path) -> None:
-    """A changed byte, a missing file, a snapshot that changed or vanished: each has its own message."""
+    """A changed byte, a missing file, and a changed or missing snapshot have their own messages."""
     sync(root, night(0), "n0")
     store = Store(root)
     config = configured()
@@ -627,7 +627,7 @@ def test_verify_names_damaged_and_missing_files(root: Path) -> None:
         snapshot.rename(root.parent / "elsewhere")
         gone = verify(store, reader.current, config)
         assert gone.note is not None
-        assert "gone" in gone.note
+        assert "not on this host" in gone.note
         (root.parent / "moved").mkdir()
         (root.parent / "elsewhere").rename(root.parent / "moved" / "n0")
         write_npy(root.parent / "moved" / "n0", night(0))
@@ -650,7 +650,7 @@ def test_verify_names_damaged_and_missing_files(root: Path) -> None:
 
 
 def test_an_accepted_truncation_loss_is_not_damage(root: Path) -> None:
-    """A narrower space keeps its snapshot's scores but for what it was allowed to lose; one changed value shows."""
+    """A narrower space is intact if only the accepted loss is missing; a changed value is damage."""
     config = configured(space__dimension=4)
     manifest = sync(root, night(0, width=6), "n0", config, accepted=("truncation_loss",))
     assert manifest.alignment.truncation_loss > 1e-3

@@ -1,4 +1,4 @@
-"""Ages in seconds: by when each version of a lineage was made, whatever the clock did."""
+"""Ages in seconds, from the creation times of the versions of a lineage, whatever the clock did."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from embsync.dtypes import Int64, Times
 from embsync.errors import NotFoundError, StoreDamaged, UsageError
 from embsync.file_hashes import FileEntry, hash_file
 from embsync.manifest import encode
-from embsync.pipeline import record
 from embsync.pipeline.relabel import relabel
 from embsync.pipeline.widen import widen
 from embsync.reader import Version
@@ -34,19 +33,20 @@ from embsync.store import Store, layout
 
 SIZES = {"items": 100, "users": 80, "width": 6}
 DAY = 86_400
-#: When the versions are made: the third before the second, as by a clock that was set back.
+#: Creation times of the versions: the third is before the second, as if the clock had been set back.
 CREATED = ["2026-11-01T02:00:00Z", "2026-11-09T02:00:00Z", "2026-11-08T02:00:00Z", "2026-11-09T14:00:00Z"]
 UNKNOWN = np.datetime64("NaT", "s")
 
 
 def at(monkeypatch: pytest.MonkeyPatch, time: str) -> None:
-    """Have the next version be made at a time."""
-    monkeypatch.setattr(record, "created", lambda: time)
+    """Set the creation time of the next version."""
+    for module in ("run", "widen"):
+        monkeypatch.setattr(f"embsync.pipeline.{module}.timestamp", lambda: time)
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Path]:
-    """A store with a version of each of the times; what is carried was last live in any of those before."""
+    """A store with a version of each of the times; carried rows were last live in each of the earlier versions."""
     with quick_directory() as directory, pytest.MonkeyPatch.context() as patch:
         for number, time in enumerate(CREATED):
             at(patch, time)
@@ -74,12 +74,12 @@ def times(*texts: str) -> Times:
 
 
 def last_of(version: Version, number: int) -> int:
-    """Return an item that was last live in a version."""
+    """Return an item that was last live in version ``number``."""
     return int(version.items.ids[version.items.last_seen == number][0])
 
 
 def with_other_times(root: Path, number: int, change: Any) -> None:
-    """Change the times of a version, or remove them where ``change`` is None, and have its manifest agree."""
+    """Change the times of a version, or remove them if ``change`` is None, and update its manifest."""
     folder = root / "versions" / layout.version_name(number)
     file = folder / layout.LINEAGE_TIMES
     manifest = Store(root).manifest(number)
@@ -94,7 +94,7 @@ def with_other_times(root: Path, number: int, change: Any) -> None:
 
 
 def test_a_version_has_the_times_of_its_lineage(version: Version) -> None:
-    """One time per version, by the clock; int64 seconds in a file that the manifest lists."""
+    """A version has one time per ancestor; they are int64 seconds in a file that the manifest lists."""
     assert version.lineage.tolist() == [1, 2, 3, 4]
     np.testing.assert_array_equal(version.lineage_times, times(*CREATED))
     assert layout.LINEAGE_TIMES in {entry.path for entry in version.record.files}
@@ -104,7 +104,7 @@ def test_a_version_has_the_times_of_its_lineage(version: Version) -> None:
 
 
 def test_ages_in_seconds_end_at_the_creation_of_the_version(version: Version) -> None:
-    """0 for live ids, whatever time it is now; and of a version that was never made after this one."""
+    """The age of live ids is 0 at any later time; a version with a later time does not give a negative age."""
     asked = [last_of(version, number) for number in (4, 3, 2, 1)]
     assert version.items.age(asked).tolist() == [0, 1, 2, 3]
     assert version.items.age(asked, unit="seconds").tolist() == [0, 1.5 * DAY, 0.5 * DAY, 8.5 * DAY]
@@ -116,7 +116,7 @@ def test_ages_in_seconds_end_at_the_creation_of_the_version(version: Version) ->
 
 
 def test_unknown_ids_have_no_age(version: Version) -> None:
-    """An error, or -1 and NaT."""
+    """They raise an error, or give -1 and NaT."""
     asked = [-5, last_of(version, 1)]
     assert version.items.age(asked, "nan", unit="seconds").tolist() == [-1, 8.5 * DAY]
     assert np.isnat(version.items.last_seen_at(asked, "nan")).tolist() == [True, False]
@@ -145,7 +145,7 @@ def test_unknown_ids_have_no_age(version: Version) -> None:
     ],
 )
 def test_older_ids_count_as_missing(version: Version, limit: Any, found: list[int]) -> None:
-    """The limit itself is not older."""
+    """An id exactly as old as the limit is found."""
     asked = [last_of(version, number) for number in (4, 3, 2, 1)]
     rows = version.items.lookup(asked, "nan", max_age=limit)
     assert [4 - place for place in np.flatnonzero(np.isfinite(rows).all(axis=1))] == found
@@ -157,7 +157,7 @@ def test_older_ids_count_as_missing(version: Version, limit: Any, found: list[in
     "limit", ["7 parsecs", "-7d", "", -1, True, 1.5, float("nan"), dt.timedelta(seconds=-1), [7], b"7d", "9" * 30 + "w"]
 )
 def test_an_invalid_age_is_refused(version: Version, limit: Any) -> None:
-    """Before anything is looked up: one line with what was found and what is allowed."""
+    """The error is raised before the lookup: one line with the value found and what is allowed."""
     with pytest.raises(UsageError) as caught:
         version.items.lookup([-5], max_age=limit)
     assert str(caught.value).startswith("max_age: ")
@@ -166,7 +166,7 @@ def test_an_invalid_age_is_refused(version: Version, limit: Any) -> None:
 
 
 def test_tables_have_times_and_ages(version: Version) -> None:
-    """Arrow beside the versions; a data frame where it is asked for, its vectors still not copied."""
+    """Arrow tables have times beside versions; a data frame has them on request, and still no copy of the vectors."""
     side = version.items
     table = side.to_arrow()
     assert table.schema.field("last_seen_at").type.tz == "UTC"
@@ -181,7 +181,7 @@ def test_tables_have_times_and_ages(version: Version) -> None:
 
 
 def test_relabelling_does_not_age_ids(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is the same one, and so are all ages."""
+    """The version has the same file of times, and all ages are the same."""
     at(monkeypatch, "2027-01-01T00:00:00Z")
     with embsync.open(root) as reader:
         before = reader.current.items.age(reader.current.items.ids, unit="seconds")
@@ -200,7 +200,7 @@ def test_relabelling_does_not_age_ids(root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_widening_keeps_times_and_a_new_space_starts_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Widening is one more step; a new space begins with its own time alone."""
+    """Widening adds one time to the lineage; a new space starts with only its own time."""
     at(monkeypatch, "2027-01-01T00:00:00Z")
     widen(Store(root), 8, configured())
     with embsync.open(root) as reader:
@@ -212,7 +212,7 @@ def test_widening_keeps_times_and_a_new_space_starts_anew(root: Path, monkeypatc
 
 
 def test_a_version_of_an_earlier_release_only_has_its_own_time(root: Path) -> None:
-    """It answers what it can; a limit as a time is refused with what to do, one in versions is not."""
+    """Its own time is known; a time limit is refused with a hint, a limit in versions is not."""
     with_other_times(root, 4, None)
     with embsync.open(root) as reader:
         version = reader.current
@@ -228,7 +228,7 @@ def test_a_version_of_an_earlier_release_only_has_its_own_time(root: Path) -> No
 
 
 def test_after_an_update_times_come_from_manifests_and_journal(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the manifests of kept versions, then the journal for deleted ones; unknown times count as older than all."""
+    """Times come from manifests of kept versions, then from the journal; unknown times are older than any limit."""
     for number in (3, 4):
         with_other_times(root, number, None)
     shutil.rmtree(root / "versions/000001")
@@ -258,7 +258,7 @@ def test_after_an_update_times_come_from_manifests_and_journal(root: Path, monke
     ],
 )
 def test_impossible_times_are_damage(root: Path, change: Any, found: str) -> None:
-    """Also where the manifest agrees with them; named, and not published onward."""
+    """Impossible times are reported and not passed on to new versions, even if the manifest matches them."""
     with_other_times(root, 4, change)
     before = snapshot_of(root)
     with embsync.open(root) as reader, pytest.raises(StoreDamaged, match=f"lineage_times.npy: .*{found}"):
@@ -270,7 +270,7 @@ def test_impossible_times_are_damage(root: Path, change: Any, found: str) -> Non
 
 @st.composite
 def lineages(draw: st.DrawFn) -> Lineage:
-    """Draw numbers with gaps and times in any order, some unknown, the last known."""
+    """Draw numbers with gaps and times in any order, some unknown, the last one known."""
     numbers = sorted(draw(st.sets(st.integers(1, 40), min_size=1, max_size=9)))
     seconds = st.integers(-(10**9), 4 * 10**9)
     drawn = [draw(seconds | st.none()) for _ in numbers[1:]] + [draw(seconds)]
@@ -281,7 +281,7 @@ def lineages(draw: st.DrawFn) -> Lineage:
 @law
 @given(lineages())
 def test_laws_of_ages(lineage: Lineage) -> None:
-    """Never negative; the end is 0; time and age agree; a longer limit keeps all that a shorter one does."""
+    """Ages are not negative and end with 0; time and age agree; a longer limit includes all ids of a shorter one."""
     versions: Int64 = np.arange(-1, 45)
     seconds, seen = lineage.seconds(versions), lineage.times_of(versions)
     end = lineage.times[-1]
@@ -300,13 +300,13 @@ def test_laws_of_ages(lineage: Lineage) -> None:
 
 
 def test_a_limit_is_parsed_once() -> None:
-    """Text of digits counts versions, as in a URL and on the command line."""
+    """Text of digits is a number of versions, as in a URL and on the command line."""
     assert age_limit("7") == age_limit(7) == 7
     assert age_limit("7d") == dt.timedelta(days=7)
 
 
 def test_status_says_that_the_clock_was_behind(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As long as the version that was made then is current: the ages of what it carries are 0."""
+    """As long as that version is current, carried ids have age 0."""
     verdicts = {}
     for number in (3, 4):
         Store(root).rollback(number)

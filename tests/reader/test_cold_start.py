@@ -1,4 +1,4 @@
-"""Vectors for who is missing: carried with a limit of age, or folded in from interactions."""
+"""Vectors of missing ids: carried up to a maximum age, or folded in from interactions."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def version(reader: StoreReader) -> Version:
 
 @pytest.fixture
 def gone() -> list[int]:
-    """Items of the first night alone."""
+    """Items of the first night only."""
     return [int(id_) for id_ in np.setdiff1d(night(0, **SIZES).item_ids, night(1, **SIZES).item_ids)]
 
 
 def test_the_version_of_a_vector_is_known(version: Version, gone: list[int]) -> None:
-    """The last that had the id live."""
+    """The version is the last one in which the id was live."""
     live = int(version.items.ids[version.items.live][0])
     assert version.items.origin([gone[0], live]).tolist() == [1, 3]
     with pytest.raises(NotFoundError):
@@ -47,7 +47,7 @@ def test_the_version_of_a_vector_is_known(version: Version, gone: list[int]) -> 
 
 
 def test_vectors_older_than_the_limit_count_as_missing(version: Version, gone: list[int]) -> None:
-    """Handled as ``missing`` configures, from the age after ``max_age`` on."""
+    """Ids whose age exceeds ``max_age`` are handled as ``missing`` specifies."""
     live = int(version.items.ids[version.items.live][0])
     assert np.isfinite(version.items.lookup(gone, max_age=2)).all()
     with pytest.raises(NotFoundError, match=str(gone[0])):
@@ -57,7 +57,7 @@ def test_vectors_older_than_the_limit_count_as_missing(version: Version, gone: l
 
 
 def test_query_ids_older_than_the_limit_count_as_missing(version: Version, gone: list[int]) -> None:
-    """A search by users or items takes ``max_age`` as ``lookup`` does, and ``missing`` determines the results."""
+    """Searches by users or items apply ``max_age`` as ``lookup`` does, and ``missing`` determines the results."""
     assert version.users is not None
     live, old = int(version.users.ids[version.users.live][0]), version.users.ids[~version.users.live][:2].tolist()
     age = int(version.users.age(old).min())
@@ -79,7 +79,7 @@ def test_query_ids_older_than_the_limit_count_as_missing(version: Version, gone:
 
 
 def test_ridge_solves_the_normal_equations(version: Version) -> None:
-    """Few and many interactions, weighted: the gradient of the stated objective is zero."""
+    """For few and many interactions, with weights, the gradient of the documented objective is zero."""
     assert version.users is not None
     random = np.random.default_rng(0)
     energy = float((version.items.vectors[version.items.live].astype(np.float64) ** 2).sum(axis=1).mean())
@@ -94,7 +94,7 @@ def test_ridge_solves_the_normal_equations(version: Version) -> None:
 
 
 def test_the_mean_is_the_mean_of_unit_vectors(version: Version) -> None:
-    """Weighted; an item twice counts twice."""
+    """The mean is weighted, and an item given twice counts twice."""
     assert version.users is not None
     ids = version.items.ids[:3].tolist()
     rows = version.items.lookup(ids).astype(np.float64)
@@ -109,7 +109,7 @@ def test_the_mean_is_the_mean_of_unit_vectors(version: Version) -> None:
 
 
 def test_the_nearest_are_the_live_rows_with_the_highest_cosine(version: Version) -> None:
-    """The mean of thirty, on either side; found for all lists in one pass as for one."""
+    """The mean of thirty rows, on either side; a batch of lists gives the same as single calls."""
     assert version.users is not None
     for side, other in ((version.users, version.items), (version.items, version.users)):
         lists = [other.ids[:3].tolist(), other.ids[7:12].tolist()]
@@ -125,7 +125,7 @@ def test_the_nearest_are_the_live_rows_with_the_highest_cosine(version: Version)
 
 @pytest.mark.parametrize("method", ["ridge", "mean", "nearest"])
 def test_a_negative_weight_is_a_dislike(version: Version, method: Literal["ridge", "mean", "nearest"]) -> None:
-    """The item scores lower than without it; ratings are weights as they are; the ridge solves its own equations."""
+    """The item's score is lower than without it; ratings are used as weights; the ridge solves its own equations."""
     assert version.users is not None
     ids = version.items.ids[:6]
     row = version.items.lookup(ids[5:])[0]
@@ -141,7 +141,7 @@ def test_a_negative_weight_is_a_dislike(version: Version, method: Literal["ridge
 
 
 def test_a_batch_equals_single_calls(version: Version) -> None:
-    """Lists of different lengths, with weights; an item is folded in from users."""
+    """Lists of different lengths with weights give the same as single calls; an item is folded in from users."""
     assert version.users is not None
     lists = [version.items.ids[:3].tolist(), version.items.ids[5:6].tolist(), version.items.ids[10:30].tolist()]
     weights = [[1.0] * len(one) for one in lists]
@@ -159,7 +159,7 @@ def test_a_batch_equals_single_calls(version: Version) -> None:
 def test_extreme_weights_and_regularizations_give_finite_vectors(
     version: Version, regularization: float, largest: float
 ) -> None:
-    """Singular and ill-conditioned systems, ids twice: finite, and the ridge's limit, least squares of minimal norm."""
+    """Singular systems and repeated ids give finite vectors; the ridge's limit is minimum-norm least squares."""
     assert version.users is not None
     ids = version.items.ids[[0, 0, 1, 2]].tolist()
     user = version.users.fold_in(ids, [1, largest, 1e-300, 1], regularization=regularization)
@@ -173,7 +173,7 @@ def test_extreme_weights_and_regularizations_give_finite_vectors(
 
 
 def test_folding_in_a_trained_user_approximates_its_vector(version: Version) -> None:
-    """From each user's own ten best items: nearer to it than to another user."""
+    """A user folded in from its own ten best items is closer to its vector than to another user's."""
     assert version.users is not None
     users = version.users.vectors[version.users.live]
     liked, _ = version.search(users, k=10)
@@ -183,7 +183,7 @@ def test_folding_in_a_trained_user_approximates_its_vector(version: Version) -> 
 
 
 def test_unknown_ids_are_handled_as_requested(version: Version) -> None:
-    """An error naming them, or left out; who has none left gets NaN or the mean."""
+    """They raise an error that names them, or are omitted; a list without known ids gives NaN or the mean."""
     assert version.users is not None
     known = version.items.ids[:2].tolist()
     with pytest.raises(NotFoundError, match="unknown items ids; found -9"):
@@ -202,8 +202,8 @@ def test_unknown_ids_are_handled_as_requested(version: Version) -> None:
         ([], {}, "nothing to fold in"),
         ([[1007], []], {}, None),
         ([1007], {"weights": [1, 2]}, "weights and ids differ in number"),
-        ([1007], {"weights": [0]}, "not finite and nonzero"),
-        ([1007], {"weights": [float("nan")]}, "not finite and nonzero"),
+        ([1007], {"weights": [0]}, "must be finite and nonzero"),
+        ([1007], {"weights": [float("nan")]}, "must be finite and nonzero"),
         ([1007], {"method": "median"}, "unknown fold-in method"),
         ([1007], {"regularization": 0}, "regularization"),
         ([1007], {"regularization": 1.7e308}, "regularization is too large; found 1.7e"),
@@ -218,7 +218,7 @@ def test_unknown_ids_are_handled_as_requested(version: Version) -> None:
     ],
 )
 def test_invalid_arguments_are_refused(version: Version, ids: Any, options: dict[str, Any], message: str) -> None:
-    """With what was found and what was expected."""
+    """The message has the value found and the expected one."""
     assert version.users is not None
     if isinstance(ids, list) and 1007 in ids:
         ids = version.items.ids[:1].tolist()
@@ -227,7 +227,7 @@ def test_invalid_arguments_are_refused(version: Version, ids: Any, options: dict
 
 
 def test_a_store_of_items_folds_in_items() -> None:
-    """A new item, or a basket, from related items."""
+    """A new item or a basket is folded in from related items."""
     with quick_directory() as directory:
         sync(directory / "S", night(0, **SIZES).one_sided(), "n0")
         with embsync.open(directory / "S") as reader:
@@ -237,6 +237,6 @@ def test_a_store_of_items_folds_in_items() -> None:
 
 @pytest.mark.parametrize("ids", [["1_007"], [" 1007"], ["१२"], ["\ud800"], [2**70], [None], [""]])
 def test_ids_of_other_types_are_refused_or_unknown(version: Version, ids: list[Any]) -> None:
-    """Never taken for another id, never an error of another kind."""
+    """They are never taken for another id, and raise no other kind of error."""
     with pytest.raises((UsageError, NotFoundError)):
         version.items.lookup(ids)

@@ -1,4 +1,4 @@
-"""What the reader does, from the shell: search, lookup, transform and fold-in, with JSON and .npy."""
+"""The reader's functions from the shell: search, lookup, transform and fold-in, with JSON and .npy."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def version(root: Path) -> Iterator[Version]:
 
 @pytest.fixture
 def output(root: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def tell(*arguments: object) -> Any:
+    def parsed(*arguments: object) -> Any:
         assert run([*map(str, arguments), "--store", str(root), "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    return tell
+    return parsed
 
 
 def test_search_by_several_ids_with_filters(output: Any, version: Version, tmp_path: Path) -> None:
-    """Items without themselves, blocked ones never, allowed ones alone; hits to .npy; raw vectors in their space."""
+    """A search omits the given items and blocked ones, returns only allowed ones, writes .npy, and maps raw vectors."""
     items = version.items.ids[version.items.live][:2].tolist()
     query = ["search", "--item", items[0], "--item", items[1], "-k", 3, "--block", items[1]]
     expected, scores = version.search_by_item(items, 3, blocked=[items[1]])
@@ -78,7 +78,7 @@ def test_an_empty_answer_is_a_sentence(
     command: list[str],
     answer: str,
 ) -> None:
-    """Neither nothing at all nor the header of a table without rows."""
+    """The output is neither empty nor a table with only a header."""
     np.save(tmp_path / "none.npy", np.empty(0, np.int64))
     np.save(tmp_path / "empty.npy", np.empty((0, SIZES["width"]), np.float32))
     monkeypatch.chdir(tmp_path)
@@ -87,14 +87,14 @@ def test_an_empty_answer_is_a_sentence(
 
 
 def test_a_history_without_events_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a store without versions."""
+    """The history of a store without versions is a sentence."""
     (tmp_path / "versions").mkdir()
     assert run(["history", "--store", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "no events: nothing has been published or refused\n"
 
 
 def test_lookup_shows_the_origin_of_a_vector(output: Any, version: Version, tmp_path: Path) -> None:
-    """Age and version; too old counts as unknown; vectors to .npy."""
+    """Age and version are printed; an id above ``--max-age`` counts as unknown; vectors are written to .npy."""
     gone = version.items.ids[version.items.age(version.items.ids) == 2][:1].tolist()
     row, unknown = output("lookup", "items", *gone, 5, "-m", "nan")["results"]
     assert (row["id"], row["age"], row["from_version"]) == (gone[0], 2, 1)
@@ -118,7 +118,7 @@ def test_lookup_shows_the_origin_of_a_vector(output: Any, version: Version, tmp_
 def test_an_age_is_a_number_of_versions_or_a_time(
     version: Version, capsys: pytest.CaptureFixture[str], limit: str, code: int
 ) -> None:
-    """Anything else gives one line with what was found, what is allowed, and the likely intention."""
+    """Other values give one line with the value found, what is allowed, and the probable intention."""
     gone = version.items.ids[version.items.age(version.items.ids) == 2][0]
     assert run(["lookup", "items", str(gone), "--max-age", limit, "--store", str(version.path.parents[1])]) == code
     printed = capsys.readouterr()
@@ -126,14 +126,14 @@ def test_an_age_is_a_number_of_versions_or_a_time(
         assert f"{version.lineage_times[0]}Z" in printed.out
     elif code == 2:
         assert printed.err.startswith("embsync: --max-age: not a length of time; found ")
-        assert "expected a number of versions from 0, or a time: a number and a unit" in printed.err
+        assert "expected a number of versions, at least 0, or a duration: a number and a unit" in printed.err
         assert ("did you mean 7d?" in printed.err) == (limit == "7 dayz")
         assert ("did you mean" in printed.err) == (limit == "7 dayz")
         assert printed.err.count("\n") == 1
 
 
 def test_an_unknown_id_is_printed_like_a_known_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A string where ids are strings, whatever the type of the file it came from."""
+    """It is a string if the store's ids are strings, whatever the type in the file."""
     sync(tmp_path / "S", night(0, **SIZES).named(), "n0")
     np.save(tmp_path / "ids.npy", np.array([b"nobody"]))
     asked = ["lookup", "items", "--ids", str(tmp_path / "ids.npy"), "-m", "nan", "--store", str(tmp_path / "S")]
@@ -142,7 +142,7 @@ def test_an_unknown_id_is_printed_like_a_known_one(tmp_path: Path, capsys: pytes
 
 
 def test_transform_maps_both_ways(output: Any, tmp_path: Path) -> None:
-    """From .npy to .npy, and back to what it was."""
+    """Raw vectors from .npy are mapped to .npy, and back to the same values."""
     raw = night(2, **SIZES).both[1]
     np.save(tmp_path / "raw.npy", raw)
     assert output("transform", "users", tmp_path / "raw.npy", "-o", tmp_path / "stable.npy")["rows"] == len(raw)
@@ -151,7 +151,7 @@ def test_transform_maps_both_ways(output: Any, tmp_path: Path) -> None:
 
 
 def test_fold_in_equals_the_reader(output: Any, version: Version, capsys: pytest.CaptureFixture[str]) -> None:
-    """With weights, by either method; unknown ids are exit code 6."""
+    """Both methods with weights give the reader's results; unknown ids are exit code 6."""
     ids = version.items.ids[:3].tolist()
     assert version.users is not None
     answer = output("fold-in", *ids, "-w", 1, "-w", 2, "-w", 3)
@@ -163,7 +163,7 @@ def test_fold_in_equals_the_reader(output: Any, version: Version, capsys: pytest
 
 
 def test_ids_can_be_read_from_files(output: Any, version: Version, tmp_path: Path) -> None:
-    """A list of integers or strings; a matrix to fold in is one user a row."""
+    """A file has a list of integers or strings; for fold-in, a matrix has one user per row."""
     ids = version.items.ids[:6]
     np.save(tmp_path / "ids.npy", ids)
     np.save(tmp_path / "texts.npy", ids.astype(str))
@@ -178,7 +178,7 @@ def test_ids_can_be_read_from_files(output: Any, version: Version, tmp_path: Pat
 
 @pytest.mark.parametrize("form", ["f64", "fortran", "big_endian", "half"])
 def test_vectors_of_any_float_type_are_accepted(output: Any, version: Version, tmp_path: Path, form: str) -> None:
-    """Whatever their order in the file."""
+    """Column-major and big-endian arrays are accepted too."""
     raw = night(2, **SIZES).both[1].astype(np.float16)
     saved = {"f64": raw.astype(float), "fortran": np.asfortranarray(raw), "big_endian": raw.astype(">f4"), "half": raw}
     np.save(tmp_path / "raw.npy", saved[form])
@@ -187,7 +187,7 @@ def test_vectors_of_any_float_type_are_accepted(output: Any, version: Version, t
 
 
 def spoilt(tmp_path: Path) -> dict[str, Path]:
-    """Leave files that are not vectors of the store's width."""
+    """Write files that do not contain vectors of the store's width."""
     rows = np.ones((3, SIZES["width"]), np.float32)
     arrays = {
         "wide": np.ones((2, 5)),
@@ -219,7 +219,7 @@ def spoilt(tmp_path: Path) -> dict[str, Path]:
 def test_a_file_without_vectors_is_refused_by_name(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2 and one line, whichever command reads it; a file that is not there is exit code 6."""
+    """Each command exits with code 2 and one line; a missing file is exit code 6."""
     for name, path in spoilt(tmp_path).items():
         for command in (
             ["search", "-v", str(path)],
@@ -251,13 +251,13 @@ def test_a_file_without_vectors_is_refused_by_name(
     ],
 )
 def test_invalid_arguments_are_usage_errors(root: Path, arguments: list[str], capsys: Any) -> None:
-    """Exit code 2 (6 for an unknown id) and one line."""
+    """The exit code is 2 (6 for an unknown id), with one line."""
     assert run([*arguments, "--store", str(root)]) in {2, 6}
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_printed_lines_lead_from_a_negative_id_to_a_result(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An id that looks like an option is printed after ``--``; if it is unknown, ``--missing`` is printed before."""
+def test_hints_for_negative_ids_can_be_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A negative id is printed after ``--``, and if it is unknown, ``--missing`` is printed before."""
     assert run(["lookup", "users", "-57", "--store", str(root)]) == 2
     first = capsys.readouterr().err.partition("hint: embsync ")[2].split()
     assert first == ["lookup", "--store", str(root), "--", "users", "-57"]
@@ -271,7 +271,7 @@ FORGED = ["a\nversion 9", "b\x1b[2J\x1b[31m", "c\r\x9b1A", "d\u2028\u202e"]
 
 
 def test_ids_cannot_forge_terminal_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Line breaks and terminal escapes in ids, names and paths are shown as escapes to people, exactly in JSON."""
+    """Line breaks and terminal escapes in ids, names and paths are escaped in text output, and exact in JSON."""
     made = night(0, items=20, users=16, width=4)
     names = np.array([*FORGED, *(f"i{number}" for number in range(16))])
     ids = replace(made, item_ids=names, user_ids=np.array([f"{name} u" for name in names[:16]]))

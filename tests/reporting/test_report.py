@@ -1,4 +1,4 @@
-"""A report has the figures of the store, and the page shows any text of the store without injecting it."""
+"""A report has the figures of the store, and the page shows any text of the store without injection."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIZES = {"items": 160, "users": 120, "width": 6}
 
 
 def page_of(root: Path, number: int | None = None) -> Page:
-    """Return the page of a version, as it must always be: small, without scripts, and from nowhere else."""
+    """Return the page of a version after checking that it is small, without scripts and without external resources."""
     text = document(collect.of_store(root, number))
     assert len(text.encode()) < 2_000_000
     assert "script" not in text.lower()
@@ -48,7 +48,7 @@ def page_of(root: Path, number: int | None = None) -> Page:
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    """A store of four nights with labels; tests only read it."""
+    """A store of four nights with labels, which tests do not modify."""
     with quick_directory() as directory:
         for number in range(4):
             made = night(number, **SIZES)
@@ -60,7 +60,7 @@ def root() -> Iterator[Path]:
 
 
 def test_the_arrays_agree_with_the_manifest(root: Path) -> None:
-    """Read again from the vectors, stable and raw, of both sides."""
+    """The figures equal those computed from the vectors, stable and raw, of both sides."""
     with embsync.open(root) as store:
         figures = embsync.report(store.current).figures
         manifest = store.current.record
@@ -79,7 +79,7 @@ def test_the_arrays_agree_with_the_manifest(root: Path) -> None:
 
 
 def test_the_page_shows_the_figures_of_the_manifests(root: Path) -> None:
-    """Every check's value, every version's drift, recall and times, and the labels of what moved."""
+    """The page has every check's value, every version's drift, recall and times, and the labels of what moved most."""
     page = page_of(root)
     manifests = [Store(root).manifest(number) for number in (1, 2, 3, 4)]
     for check in manifests[-1].checks:
@@ -102,7 +102,7 @@ def test_the_page_shows_the_figures_of_the_manifests(root: Path) -> None:
 
 
 def test_neighbours_equal_those_of_a_search(root: Path) -> None:
-    """In both versions."""
+    """The neighbours in both versions are those of a search."""
     with embsync.open(root) as store:
         moved = embsync.report(store.current).figures.moved
         ids = np.array([one.item.id for one in moved])
@@ -117,7 +117,7 @@ def test_neighbours_equal_those_of_a_search(root: Path) -> None:
 
 
 def test_maps_of_two_versions_have_the_same_axes(root: Path) -> None:
-    """And the same edges: an item that did not move is in the same place on both."""
+    """The limits are the same too: an item that did not move is at the same place on both maps."""
     found = [collect.of_store(root, number).map for number in (2, 4)]
     assert found[0] is not None
     assert found[1] is not None
@@ -128,7 +128,7 @@ def test_maps_of_two_versions_have_the_same_axes(root: Path) -> None:
 
 
 def test_no_row_is_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a version's vectors, beside the search that finds neighbours; a large side is sampled in blocks."""
+    """Except for the search of neighbours, each row is read once; a large side is sampled in blocks."""
     read: dict[tuple[str, int], list[int]] = {}
     of = sampling.ReadRows.of.__func__
 
@@ -148,7 +148,7 @@ def test_no_row_is_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("kind", ["one version", "one side", "strings", "a wider space"])
 def test_a_page_says_what_is_not_stored(tmp_path: Path, kind: str) -> None:
-    """It shows the rest."""
+    """The page shows the remaining figures."""
     root = tmp_path / "S"
     count = 1 if kind == "one version" else 2
     for number in range(count):
@@ -166,7 +166,7 @@ def test_a_page_says_what_is_not_stored(tmp_path: Path, kind: str) -> None:
 
 
 def test_pruned_and_damaged_versions_are_named(tmp_path: Path) -> None:
-    """The parent is gone: there is nothing to compare with; a damaged manifest leaves a gap, not an error."""
+    """Without the parent there is no comparison; a damaged manifest leaves a gap instead of an error."""
     root = tmp_path / "S"
     for number in range(4):
         sync(root, night(number, **SIZES), f"n{number}")
@@ -175,11 +175,11 @@ def test_pruned_and_damaged_versions_are_named(tmp_path: Path) -> None:
     Store(root).prune(1)
     page = page_of(root)
     assert "Version 3, with which this one was compared, has been pruned." in page.text
-    assert "pruned: figures of those are gone" in page.text
+    assert "pruned: their figures are no longer available" in page.text
 
 
 def test_a_new_space_is_marked_in_the_history(tmp_path: Path) -> None:
-    """Lines do not lead from one space to the other, nor do trails."""
+    """Neither lines nor trails connect the two spaces."""
     root = tmp_path / "S"
     for number in range(2):
         sync(root, night(number, **SIZES), f"n{number}")
@@ -193,7 +193,7 @@ def test_a_new_space_is_marked_in_the_history(tmp_path: Path) -> None:
 
 
 def test_a_store_with_only_refused_snapshots_has_a_page(tmp_path: Path) -> None:
-    """The page says why; the command writes it."""
+    """The page gives the reason, and the command writes it."""
     root = tmp_path / "S"
     bad = night(0, **SIZES)
     path = write_npy(tmp_path / "n0", replace(bad, items=bad.items[:4], item_ids=bad.item_ids[:4]))
@@ -218,7 +218,7 @@ HOSTILE = [
 
 
 def test_markup_and_right_to_left_text_are_escaped(tmp_path: Path) -> None:
-    """In ids, in labels, in the names of snapshots: no element comes of them, and none turns the line around."""
+    """Ids, labels and names of snapshots can neither insert an element nor change the direction of a line."""
     root = tmp_path / "S"
     for number in range(2):
         made = night(number, items=40, users=30, width=4)
@@ -236,14 +236,14 @@ def test_markup_and_right_to_left_text_are_escaped(tmp_path: Path) -> None:
 
 
 def page_of_hostile(root: Path) -> Page:
-    """Return the page of a store with "script" in its text."""
+    """Return the page of a store whose text contains "script"."""
     return Page(document(collect.of_store(root)))
 
 
 def test_the_command_writes_one_file_and_does_not_change_the_store(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints the verdict and the path of the page; an older version is shown as it was."""
+    """The command prints the verdict and the path of the page; an older version is shown as it was then."""
     before = snapshot_of(root)
     place = tmp_path / "page.html"
     assert run(["report", "--store", str(root), "--version", "2", "--output", str(place)]) == 0
@@ -260,7 +260,7 @@ def test_the_command_writes_one_file_and_does_not_change_the_store(
     [
         (["--version", "9"], 6, "no version 9"),
         (["99"], 6, "no version 99; found versions 1, 2, 3"),
-        (["1", "--version", "2"], 2, "two versions; found 1 and --version 2"),
+        (["1", "--version", "2"], 2, "two different versions; found 1 and --version 2"),
         (["--output", "."], 2, "found a directory"),
         (["--output", "no/such/page.html"], 2, "mkdir -p no/such"),
     ],
@@ -274,7 +274,7 @@ def test_invalid_arguments_are_refused_in_one_line(
     code: int,
     said: str,
 ) -> None:
-    """With the exit code of the error."""
+    """The exit code is that of the error."""
     monkeypatch.chdir(tmp_path)
     assert run(["report", "--store", str(root), *arguments]) == code
     error = capsys.readouterr().err
@@ -284,7 +284,7 @@ def test_invalid_arguments_are_refused_in_one_line(
 
 
 def test_a_page_goes_to_standard_output(root: Path) -> None:
-    """Nothing else does."""
+    """Nothing but the page is printed."""
     done = subprocess.run(
         [sys.executable, "-m", "embsync", "report", "--store", str(root), "--output", "-"],
         capture_output=True,
@@ -295,7 +295,7 @@ def test_a_page_goes_to_standard_output(root: Path) -> None:
 
 
 def test_a_notebook_shows_a_part_of_a_page(root: Path) -> None:
-    """Without a document of its own, and with its style bound to itself."""
+    """The fragment has no document element, and its style applies only to itself."""
     with embsync.open(root) as store:
         made = embsync.report(store.current)
     shown = made._repr_html_()
@@ -309,7 +309,7 @@ def test_a_notebook_shows_a_part_of_a_page(root: Path) -> None:
 def test_the_documented_python_runs_as_printed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a directory with a store."""
+    """The documented code runs in a directory with a store."""
     (tmp_path / "embsync-store").symlink_to(root)
     monkeypatch.chdir(tmp_path)
     Document("docs/report.md").run_python()
@@ -318,7 +318,7 @@ def test_the_documented_python_runs_as_printed(
 
 
 def test_deliveries_are_shown_as_the_service_reported_them(root: Path, tmp_path: Path) -> None:
-    """Every sink with its version, and why it is behind; a file that is damaged is named, and hides nothing else."""
+    """Every sink is shown with its version and why it is behind; a damaged file is named and affects nothing else."""
     assert "Deliveries" not in page_of(root).text
     copied = tmp_path / "S"
     shutil.copytree(root, copied, symlinks=True)
@@ -342,7 +342,7 @@ def test_deliveries_are_shown_as_the_service_reported_them(root: Path, tmp_path:
 
 
 def test_directions_are_whole_numbers() -> None:
-    """Also where there are so few that the axis would have room for halves."""
+    """Labels on the axis are integers even if there are so few that halves would fit."""
     drawn = charts.spectrum(Plot("Singular values", ""), np.array([4.0, 3.0, 2.0, 1.0]), None, 4)
     labels = re.findall(r">([\d.]+)</text>", drawn)
     assert {"1", "2", "3", "4"} <= set(labels)
@@ -350,7 +350,7 @@ def test_directions_are_whole_numbers() -> None:
 
 
 def test_numbers_on_the_map_do_not_overlap() -> None:
-    """Where items end at one place, numbers stand beside it, with a line to it; a name does not cover them."""
+    """If items overlap, their numbers are placed beside them with a line; a name does not cover them."""
     moved = tuple(MovedItem(NamedItem(number, None), 0.1) for number in range(collect.MOVED))
     drawn = map_chart.space_map(
         MapFigures(

@@ -1,4 +1,4 @@
-"""The server of a damaged store starts, reports the damage, and serves again once it is repaired."""
+"""The server of a damaged store starts, reports the damage, and serves after the repair."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SIZES = {"items": 40, "users": 30, "width": 4}
 
 
 @pytest.fixture(scope="module")
-def whole() -> Iterator[Path]:
+def published() -> Iterator[Path]:
     with published_nights(2, **SIZES) as store:
         yield store
 
 
 @pytest.fixture
-def root(whole: Path) -> Path:
-    return copy(whole, whole.parent / "copy")
+def root(published: Path) -> Path:
+    return copy(published, published.parent / "copy")
 
 
 def flipped(path: Path) -> None:
@@ -58,7 +58,7 @@ WAYS: dict[str, Callable[[Path], None]] = {
 def test_the_server_starts_despite_damage_and_serves_after_the_repair(
     root: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    """Not ready, with its name in the log and the state, and no traceback; what no reader needs is no bar."""
+    """The server is not ready and names the damage in log and state; damage that affects no reader is ignored."""
     caplog.set_level(logging.INFO, "embsync")
     damaged = 0
     for path in files_of(root):
@@ -89,7 +89,7 @@ def test_the_server_starts_despite_damage_and_serves_after_the_repair(
 
 
 def test_the_server_survives_any_damage_to_current(root: Path) -> None:
-    """Damaged at the start, repaired, then ``current`` dangling and repaired: the server reports each."""
+    """Damage at the start and a dangling ``current`` are both reported, and repaired versions are served."""
     manifest = root / "versions/000002/manifest.json"
     kept = manifest.read_bytes()
     put(manifest, b"{")

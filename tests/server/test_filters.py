@@ -51,7 +51,7 @@ def users(version: Version) -> list[int]:
 
 @pytest.mark.parametrize("name", ["allowed", "blocked"])
 def test_each_query_may_have_its_own_list(server: Server, version: Version, users: list[int], name: str) -> None:
-    """Of any lengths, null for no filter; as the reader answers."""
+    """Lists of any lengths, and null for no filter, give the reader's results."""
     best = version.search_by_user(users, 12)[0].tolist()
     lists = [best[0], None, best[2][:4]]
     answer = server.ask("/v1/search", {"users": users, "k": 5, name: lists})
@@ -60,7 +60,7 @@ def test_each_query_may_have_its_own_list(server: Server, version: Version, user
 
 
 def test_conditions_filter_and_labels_are_returned(server: Server, version: Version, users: list[int]) -> None:
-    """A value, a list, a range; labels are returned beside the ids, null for missing ones."""
+    """A condition is a value, a list or a range; labels are returned beside the ids, null for missing ones."""
     where = {"genre": ["a", "b"], "price": {"min": 10}}
     answer = server.ask("/v1/search", {"users": users, "k": 5, "where": where, "labels": ["genre", "price"]})
     ids = version.search_by_user(users, 5, where=where)[0]
@@ -77,7 +77,7 @@ def test_conditions_filter_and_labels_are_returned(server: Server, version: Vers
 
 
 def test_conditions_in_a_url_are_json(server: Server, version: Version, users: list[int]) -> None:
-    """The same as in a body, and beside vectors as an array."""
+    """They give the same results as in a body, also with vectors as an array."""
     where = {"genre": ["a", "b"], "price": {"min": 10}}
     text = quote(json.dumps(where))
     expected = version.search_by_user(users[:1], 4, where=where)[0].tolist()
@@ -108,7 +108,7 @@ def test_an_invalid_condition_in_a_url_is_explained(
 
 
 def test_lookup_and_diff_return_labels(server: Server, version: Version) -> None:
-    """On request beside vectors; an unknown item has none; users and arrays have no labels."""
+    """Labels are returned on request; an unknown item has none, and neither have users and arrays."""
     ids = [int(version.items.ids[0]), -5]
     body = {"side": "items", "ids": ids, "missing": "nan", "labels": ["genre", "price"]}
     found = server.ask("/v1/lookup", body).plain
@@ -120,7 +120,7 @@ def test_lookup_and_diff_return_labels(server: Server, version: Version) -> None
     assert server.ask(f"/v1/lookup?side=items&ids={ids[0]}&labels=genre").plain["labels"] == [
         {"genre": expected["genre"][0]}
     ]
-    assert server.ask("/v1/lookup", {**body, "side": "users"}).plain["found"] == "beside users"
+    assert server.ask("/v1/lookup", {**body, "side": "users"}).plain["found"] == "side users"
     assert server.ask("/v1/lookup", body, Accept="application/x-npy").status == 422
     assert server.ask("/v1/lookup", {**body, "labels": ["genr"]}).plain["hint"] == "did you mean genre?"
     changed = server.ask("/v1/diff", {"before": 1, "labels": ["price"]}).plain
@@ -146,7 +146,7 @@ def test_lookup_and_diff_return_labels(server: Server, version: Version) -> None
 def test_an_invalid_filter_is_explained(
     server: Server, users: list[int], fields: dict[str, object], where: str | None, found: str
 ) -> None:
-    """422 with the place, what was found and what was expected."""
+    """The response is a 422 with the path of the field, the value found and the expected one."""
     answer = server.ask("/v1/search", {"users": users, **fields})
     assert answer.status == 422, answer.plain
     assert answer.plain["where"] == where
@@ -157,7 +157,7 @@ def test_an_invalid_filter_is_explained(
 def test_the_command_line_filters_and_shows_labels(
     root: Path, version: Version, users: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each value is read as its label's kind; a label repeated means any of them."""
+    """Each value is parsed as its label's kind; a repeated label means any of the values."""
     base = ["search", "--store", str(root), "--user", str(users[0]), "-k", "4", "--json"]
     assert run([*base, "--where", "genre=a", "--where", "genre=b", "--where", "price=5..90", "--label", "genre"]) == 0
     hits = json.loads(capsys.readouterr().out)["results"][0]

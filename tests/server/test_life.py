@@ -1,4 +1,4 @@
-"""The life of a server: before the first version, while versions change under load, and until the signal."""
+"""The life of a server: before the first version, during switches of versions under load, and until the signal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIZES = {"items": 120, "users": 60, "width": 6}
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A place for a store."""
+    """A path for a store."""
     with quick_directory() as directory:
         yield directory / "S"
 
@@ -47,7 +47,7 @@ def until_version(server: Server, number: int) -> None:
 
 
 def test_before_the_first_version_the_server_is_up_but_not_ready(root: Path) -> None:
-    """No store at all: 503 and "none"; ready by itself once something is published."""
+    """Without a store the status is 503 with version "none"; the server becomes ready once a version is published."""
     with serving(root, ready=False) as server:
         assert (server.announced["store"], server.announced["version"]) == (str(root), None)
         answer = server.ask("/readyz")
@@ -76,7 +76,7 @@ class Load(threading.Thread):
         self.failures: list[str] = []
 
     def run(self) -> None:
-        """Ask."""
+        """Send requests until stopped."""
         connection = self._server.connect()
         while not self._stop_asking.is_set():
             try:
@@ -100,7 +100,7 @@ class Load(threading.Thread):
 @pytest.mark.parametrize("switches", [8, pytest.param(100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_answer_fails_or_is_mixed_while_versions_change_under_load(root: Path, workers: int, switches: int) -> None:
-    """Published, pruned and rolled back as fast as can be, while four connections ask without a pause."""
+    """Versions are published, pruned and rolled back without pauses, while four connections send requests."""
     import embsync
 
     config = configured(store__keep_versions=2)
@@ -108,7 +108,7 @@ def test_no_answer_fails_or_is_mixed_while_versions_change_under_load(root: Path
     nights = [night(0, **SIZES, turned=True), night(1, **SIZES, churn=0.0), night(2, **SIZES, churn=0.0)]
 
     def publish(number: int) -> None:
-        # The answer is known before anybody can be asked: published beside, then published for all.
+        # The expected vectors must be known before a request: the version is published to another store first.
         sync(beside, nights[number % 3], f"b{number}", config)
         with embsync.open(beside) as reader:
             truth[reader.current.number] = reader.current.items.lookup([1700])
@@ -123,7 +123,7 @@ def test_no_answer_fails_or_is_mixed_while_versions_change_under_load(root: Path
             load.start()
         for number in range(1, switches + 1):
             publish(number)
-            if number % 2:  # the others are switched over as they come
+            if number % 2:  # every second version is not waited for
                 eventually(lambda wanted=number + 1: any(wanted in load.versions for load in loads))
         until_version(server, switches + 1)
         eventually(lambda: sum(len(load.versions) for load in loads) > 300)
@@ -139,7 +139,7 @@ def test_no_answer_fails_or_is_mixed_while_versions_change_under_load(root: Path
 
 
 def test_a_damaged_version_is_not_served_and_reported(root: Path) -> None:
-    """Right in size, wrong in one bit: the old one is served on, health and figures say why."""
+    """With one wrong bit and the right size, the old version is served on, and health and metrics give the reason."""
     sync(root, night(0, **SIZES), "n0")
     sync(root, night(1, **SIZES), "n1")
     Store(root).rollback(1)
@@ -157,7 +157,7 @@ def test_a_damaged_version_is_not_served_and_reported(root: Path) -> None:
         moved = server.ask("/v1/movement", {"side": "users", "id": 2007}).plain
         assert [step["version"] for step in moved["steps"]] == [1]
         raw = {"side": "users", "vectors": [[1] * 6], "version": 2}
-        assert server.ask("/v1/transform", raw).status == 200  # its maps are whole
+        assert server.ask("/v1/transform", raw).status == 200  # its maps are intact
         assert "embsync_version_errors_total 1.0" in server.ask("/metrics").body.decode()
     output = [json.loads(line) for line in (root.parent / "serve.log").read_text().splitlines()]
     assert [(line["event"], line["level"]) for line in output] == [("serving", "info"), ("not_served", "error")]
@@ -166,7 +166,7 @@ def test_a_damaged_version_is_not_served_and_reported(root: Path) -> None:
 
 
 def test_a_damaged_map_of_a_kept_version_is_not_used(root: Path) -> None:
-    """Right in size, wrong in one bit: 503, whether vectors are mapped or searched with."""
+    """With one wrong bit and the right size, mapping vectors and searching with raw ones give 503."""
     for number in range(2):
         sync(root, night(number, **SIZES), f"n{number}")
     file = root / "versions/000001/transform/users.npy"
@@ -185,7 +185,7 @@ def test_a_damaged_map_of_a_kept_version_is_not_used(root: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_signal_shuts_the_server_down_in_order(root: Path, number: signal.Signals, workers: str) -> None:
-    """Exit code 0, soon, with idle connections open, and no worker left."""
+    """The exit code is 0, soon, even with idle connections, and no worker is left."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", workers) as server:
         connection = server.connect()
@@ -197,7 +197,7 @@ def test_a_signal_shuts_the_server_down_in_order(root: Path, number: signal.Sign
         assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
-#: A server to which the signal comes just before a call.
+#: A server that gets the signal just before a call.
 _TOO_EARLY = """
 import os, signal, sys, threading
 import uvicorn
@@ -220,7 +220,7 @@ main(arguments)
     ("where", "name", "workers"), [("uvicorn", "run", "1"), ("server", "_name", "1"), ("server", "_name", "2")]
 )
 def test_a_signal_during_startup_is_not_lost(root: Path, tmp_path: Path, where: str, name: str, workers: str) -> None:
-    """A stop, after a request to reload, which ends nothing: exit code 0 and no socket left."""
+    """A stop signal after one to reload, which does not end the server, gives exit code 0 and leaves no socket."""
     sync(root, night(0, **SIZES), "n0")
     _, _, _, _, _, *arguments = command(root, "--listen", f"unix:{tmp_path}/s", "--workers", workers)
     done = subprocess.run(
@@ -237,7 +237,7 @@ def test_a_signal_during_startup_is_not_lost(root: Path, tmp_path: Path, where: 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_signal_to_reload_is_logged_as_unsupported(root: Path, workers: str) -> None:
-    """SIGHUP ends nothing: versions are followed anyway, and the log says that the rest needs a restart."""
+    """SIGHUP does not end the server; the log says that versions are followed, and other changes need a restart."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", workers) as server:
         server.process.send_signal(signal.SIGHUP)
@@ -248,7 +248,7 @@ def test_a_signal_to_reload_is_logged_as_unsupported(root: Path, workers: str) -
 
 
 def test_a_worker_that_dies_is_replaced(root: Path) -> None:
-    """Killed outright: the other answers meanwhile, there are two again, and its figures do not outlive it."""
+    """After SIGKILL the other worker serves, a new one starts, and the metrics of the killed one are removed."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", "2") as server:
         before = children(server)
@@ -263,12 +263,12 @@ def test_a_worker_that_dies_is_replaced(root: Path) -> None:
         eventually(lambda: "embsync_serving_version 2.0" in server.ask("/metrics").body.decode())
         Store(root).rollback(1)
         eventually(lambda: server.ask("/readyz").plain["newest"] == 1)
-        newest = "embsync_newest_version 1.0"  # until the other worker has looked too, its figure may be told
+        newest = "embsync_newest_version 1.0"  # until the other worker has checked too, the response may have its value
         eventually(lambda: all(newest in server.ask("/metrics").body.decode() for _ in range(8)))
 
 
 def test_a_worker_starts_while_the_token_file_is_missing(root: Path, tmp_path: Path) -> None:
-    """It accepts no token until the file is back; the log has the earlier death."""
+    """It accepts no token until the file exists again; the log has the death of the previous worker."""
     sync(root, night(0, **SIZES), "n0")
     token = tmp_path / "token"
     token.write_text("sesame")
@@ -292,7 +292,7 @@ def test_a_worker_starts_while_the_token_file_is_missing(root: Path, tmp_path: P
 
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles cleans by age")
 def test_shared_files_of_workers_are_not_removed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old as it is after months: a new version is still served, and counted."""
+    """Even if they look months old, a new version is served and counted."""
     sync(root, night(0, **SIZES), "n0")
     shared = tmp_path / "tmp"
     (shared / "left").mkdir(parents=True)
@@ -303,11 +303,11 @@ def test_shared_files_of_workers_are_not_removed(root: Path, tmp_path: Path, mon
         assert [path.name.startswith("embsync-metrics-") for path in shared.iterdir()] == [True]
         sync(root, night(1, **SIZES), "n1")
         until_version(server, 2)
-        eventually(lambda: "embsync_newest_version 2.0" in server.ask("/metrics").body.decode())  # both looked
+        eventually(lambda: "embsync_newest_version 2.0" in server.ask("/metrics").body.decode())  # both have checked
 
 
 def test_the_server_ends_if_all_workers_die_at_once(root: Path) -> None:
-    """With exit code 1, for its service manager."""
+    """The exit code is 1, for the service manager."""
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", "2", ready=False) as server:
         end = time.monotonic() + PATIENCE
@@ -330,7 +330,7 @@ def test_the_server_ends_if_all_workers_die_at_once(root: Path) -> None:
     ],
 )
 def test_invalid_options_of_serve_are_usage_errors(root: Path, options: list[str], message: str) -> None:
-    """Exit code 2 and one line."""
+    """The exit code is 2, with one line."""
     done = subprocess.run(command(root, *options), capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 2
     assert message in done.stderr
@@ -338,10 +338,10 @@ def test_invalid_options_of_serve_are_usage_errors(root: Path, options: list[str
 
 
 @pytest.mark.parametrize("given", [["--host", "0.0.0.0", "--listen", "127.0.0.1:0"], ["--listen", "0.0.0.0:0"]])
-def test_what_is_printed_for_every_address_makes_a_token_and_listens(
+def test_the_printed_command_creates_a_token_and_listens(
     root: Path, tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As one line for a shell, whose two halves are run here."""
+    """Both halves of the printed shell line are run here."""
     assert run(["serve", *given, "--store", str(root)]) == 2
     making, _, serving_it = capsys.readouterr().err.rpartition("with a token: ")[2].partition(" && ")
     subprocess.run(["sh", "-c", making], cwd=tmp_path, check=True)
@@ -357,7 +357,7 @@ def test_what_is_printed_for_every_address_makes_a_token_and_listens(
 
 
 def test_a_file_in_the_place_of_the_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line and the exit code of a bad store, instead of waiting for a first version."""
+    """The message is one line with the exit code of a damaged store; the server does not wait for a first version."""
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="not a store"):
         Store(tmp_path / "file").make()
@@ -375,7 +375,7 @@ def has_read(process: int) -> int:
 
 
 def most_read(server: Server) -> int:
-    """Return the bytes that the worker that has read most has read."""
+    """Return the largest number of bytes that a worker has read."""
     try:
         return max(map(has_read, children(server)), default=0)
     except OSError:
@@ -383,7 +383,7 @@ def most_read(server: Server) -> int:
 
 
 def with_padding(root: Path, size: int, digest: str) -> None:
-    """Give the first version a file of nothing that takes its time to hash."""
+    """Add a file of zeros to the first version that takes time to hash."""
     version = root / "versions/000001"
     (version / "padding").touch()
     os.truncate(version / "padding", size)
@@ -396,7 +396,7 @@ def with_padding(root: Path, size: int, digest: str) -> None:
 
 
 def test_one_worker_hashes_for_all_and_hashing_does_not_delay_a_stop(root: Path) -> None:
-    """Stopped while the first version is hashed: it does not wait for that. Left alone: the file is read once."""
+    """A stop while the first version is hashed does not wait for that; otherwise the file is read only once."""
     sync(root, night(0, **SIZES), "n0")
     with_padding(root, 1 << 42, "0" * 64)  # which takes an hour
     with serving(root, "--workers", "3", ready=False) as server:
@@ -408,13 +408,13 @@ def test_one_worker_hashes_for_all_and_hashing_does_not_delay_a_stop(root: Path)
         nothing.update(bytes(1 << 26))
     with_padding(root, size, nothing.hexdigest())
     with serving(root, "--workers", "3") as server:
-        for _ in range(20):  # each worker has its turn, and none takes a connection before it serves
+        for _ in range(20):  # each worker gets connections, but none before it serves
             assert server.ask("/v1/version").status == 200
         assert size < sum(map(has_read, children(server))) < 2 * size
 
 
 def test_the_server_and_its_workers_are_separate_processes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading all they need themselves, which other tests spare them; no warning is met on the way."""
+    """They load all modules themselves, unlike forked ones in other tests, and without a warning."""
     monkeypatch.setenv(SWITCH, "0")
     sync(root, night(0, **SIZES), "n0")
     with serving(root, "--workers", "2") as server:

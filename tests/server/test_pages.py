@@ -1,4 +1,4 @@
-"""``/report`` and ``/overview``: pages of the version served, within the limits of every request."""
+"""``/report`` and ``/overview``: pages of the served version, within the limits of every request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embsync.reporting.numerals import figure
 from embsync.store import Store
 
 SIZES = {"items": 60, "users": 50, "width": 6}
-#: What a browser sends.
+#: The Accept header of a browser.
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
@@ -36,7 +36,7 @@ def server(root: Path) -> Iterator[Server]:
 
 
 def test_the_report_is_of_the_served_version(server: Server, root: Path) -> None:
-    """With the version in a header, and headers under which nothing of it can run or load."""
+    """The version is in a header, and the other headers allow no script and no external resource."""
     answer = server.ask("/report")
     with embsync.open(root) as store:
         expected = embsync.report(store.current)
@@ -52,7 +52,7 @@ def test_the_report_is_of_the_served_version(server: Server, root: Path) -> None
 
 
 def test_the_overview_has_all_parts(server: Server) -> None:
-    """The verdict, what moved most with links, and what the daemon does."""
+    """The page has the verdict, what moved most with links, and the state of the daemon."""
     text = server.ask("/overview").body.decode()
     for part in ("top", "more", "daemon"):
         assert text.count(f'data-part="{part}"') == 1
@@ -62,7 +62,7 @@ def test_the_overview_has_all_parts(server: Server) -> None:
 
 
 def test_limits_apply_to_pages(root: Path) -> None:
-    """Memory, the name of the server, methods."""
+    """Memory, host name and method are limited as for other requests."""
     with serving(root, "--max-memory", "32 MiB") as small:
         refused = small.ask("/report")
         assert refused.status == 422
@@ -73,18 +73,18 @@ def test_limits_apply_to_pages(root: Path) -> None:
 
 
 def test_a_version_of_a_store_without_parent_has_pages(tmp_path: Path) -> None:
-    """The first version, of items alone; a damaged status file of a daemon is reported."""
+    """The first version, with items only, has pages; a damaged status file of the daemon is reported."""
     sync(tmp_path / "S", night(0, **SIZES).one_sided(), "n0")
     (tmp_path / "S" / "status.json").write_text("{")
     with serving(tmp_path / "S") as server:
         assert server.ask("/report").status == 200
         text = server.ask("/overview").body.decode()
     assert "first of its space" in text
-    assert "What the daemon is doing cannot be read." in text
+    assert "The state of the daemon cannot be read." in text
 
 
 def refused_snapshot(root: Path) -> None:
-    """Leave a store without a version, whose journal has a refused snapshot."""
+    """Make a store without a version whose journal has a refused snapshot."""
     bad = night(0, **SIZES)
     path = write_npy(root.parent / "<i>n0", replace(bad, items=bad.items[:4], item_ids=bad.item_ids[:4]))
     with pytest.raises(RefusedError):
@@ -93,7 +93,7 @@ def refused_snapshot(root: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["nothing", "refused"])
 def test_without_a_version_a_person_gets_a_page_and_a_program_the_error(tmp_path: Path, kind: str) -> None:
-    """With the same status: what is missing and the command that publishes; what was refused, and why."""
+    """The status is the same; the page says what is missing and how to publish, or what was refused and why."""
     root = tmp_path / "S"
     if kind == "refused":
         refused_snapshot(root)
@@ -127,7 +127,7 @@ def test_a_version_that_cannot_be_served_is_not_reported_as_missing(tmp_path: Pa
 
 
 def test_the_page_before_a_version_needs_the_token(tmp_path: Path) -> None:
-    """It names the store and what was refused."""
+    """It contains the name of the store and what was refused."""
     (tmp_path / "token").write_text("sesame\n")
     with serving(tmp_path / "S", "--token-file", str(tmp_path / "token"), ready=False) as server:
         for path in ("/report", "/overview"):

@@ -57,7 +57,7 @@ def users_of(version: Version) -> Any:
 
 
 def test_small_queries_are_answered_without_a_thread(root: Path, version: Version) -> None:
-    """A thread takes several times as long to wake as a small search takes; a large one does get one."""
+    """Waking a thread takes several times as long as a small search; only a large one gets a thread."""
 
     def threads(server: Server) -> int:
         return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
@@ -74,14 +74,14 @@ def test_small_queries_are_answered_without_a_thread(root: Path, version: Versio
             ("/v1/lookup", {"side": "items", "ids": items[:10]}),
         ):
             server.ask(path, body)
-            assert threads(server) <= before, body  # one of those that began with it may have ended
+            assert threads(server) <= before, body  # another one that started with it may have ended
         before = threads(server)
         assert server.ask("/v1/search", {"users": users[:60]}).status == 200
         assert threads(server) > before
 
 
 def test_search_equals_the_reader(server: Server, version: Version) -> None:
-    """By vectors, users and items, with filters; JSON and npy alike, marked with the version."""
+    """Searches by vectors, users and items, with filters, give the reader's results and the version in JSON and npy."""
     users = users_of(version).ids[:4].tolist()
     items = version.items.ids[version.items.live][:3].tolist()
     ids, scores = version.search_by_user(users, 5)
@@ -107,7 +107,7 @@ def test_search_equals_the_reader(server: Server, version: Version) -> None:
 
 
 def test_lookup_transform_and_fold_in_equal_the_reader(server: Server, version: Version, root: Path) -> None:
-    """Vectors bit for bit as npy; ages and origins in JSON; null for what is not known."""
+    """Vectors are equal bit for bit in npy; JSON has ages and origins, and null for unknown values."""
     ids = [*version.items.ids[:3].tolist(), -5]
     plain = server.ask("/v1/lookup", {"side": "items", "ids": ids, "missing": "nan"}).plain
     assert plain["ages"] == [*version.items.age(ids[:3]).tolist(), None]
@@ -135,7 +135,7 @@ def test_lookup_transform_and_fold_in_equal_the_reader(server: Server, version: 
 
 
 def test_diff_equals_the_reader(server: Server, version: Version, root: Path) -> None:
-    """By default the version served against its parent; any two that are kept; the rest is refused by field."""
+    """The default is the served version against its parent; other kept ones can be given; errors name the field."""
     with embsync.open(root) as reader, reader.version(2) as parent, reader.version(1) as first:
         last, all_ = (msgspec.to_builtins(version.diff(one, limit=5)) for one in (parent, first))
     answer = server.ask("/v1/diff", {"limit": 5})
@@ -148,7 +148,7 @@ def test_diff_equals_the_reader(server: Server, version: Version, root: Path) ->
 
 
 def test_a_url_query_equals_a_json_query(server: Server, version: Version) -> None:
-    """The same fields by the same names, a list as a field repeated, an empty text as it stands."""
+    """Fields have the same names; a list is a repeated field; an empty value is an empty text."""
     users = users_of(version).ids[:3].tolist()
     items = version.items.ids[version.items.live][:3].tolist()
     for path, fields in (
@@ -176,7 +176,7 @@ def test_a_url_query_equals_a_json_query(server: Server, version: Version) -> No
     [
         ("search", "$", "one query is needed"),
         ("search?users=2000&k=0", "$.k", "wrong value"),
-        ("search?users=2000&k=1&k=2", "$.k", "a field twice"),
+        ("search?users=2000&k=1&k=2", "$.k", "repeated field"),
         ("search?users=2000&k=1.0", "$.k", "wrong value"),
         ("search?users=2000&null_ids=1", "$.null_ids", "wrong value"),
         ("search?vectors=1", "$.vectors", "wrong value"),
@@ -189,7 +189,7 @@ def test_a_url_query_equals_a_json_query(server: Server, version: Version) -> No
     ],
 )
 def test_an_invalid_url_gets_a_clear_error(server: Server, query: str, where: str | None, what: str | None) -> None:
-    """As in JSON: the field, its value, and what was expected."""
+    """As in JSON, the error has the field, its value, and what was expected."""
     answer = server.ask(f"/v1/{query}")
     assert 400 <= answer.status < 500
     assert what is None or answer.plain["what"] == what
@@ -197,7 +197,7 @@ def test_an_invalid_url_gets_a_clear_error(server: Server, query: str, where: st
 
 
 def test_a_largest_age_is_a_number_of_versions_or_a_time(server: Server, version: Version) -> None:
-    """In JSON and in a URL; what is neither is refused, with the path of the field."""
+    """In JSON and in a URL; other values are refused with the path of the field."""
     gone = int(version.items.ids[~version.items.live][0])
     age = int(version.items.age([gone])[0])
     for limit, status in ((age, 200), (age - 1, 404), (str(age), 200), ("52w", 200), (2**80, 200)):
@@ -226,13 +226,13 @@ def test_a_largest_age_is_a_number_of_versions_or_a_time(server: Server, version
     ],
 )
 def test_an_unknown_field_gets_a_suggestion(server: Server, path: str, body: Any, hint: str) -> None:
-    """Or all, where none is near."""
+    """If no known field is similar, all are listed."""
     plain = server.ask(f"/v1/{path}", body).plain
     assert (plain["what"], plain["hint"]) == ("unknown field", hint)
 
 
-def test_ids_are_strings_and_nothing_is_null_on_request(server: Server, version: Version) -> None:
-    """By default -1; JavaScript cannot hold integers above 2**53."""
+def test_string_ids_and_null_ids_can_be_requested(server: Server, version: Version) -> None:
+    """On request, ids are strings, as JavaScript cannot hold integers above 2**53, and missing ids are null."""
     items = version.items.ids[version.items.live][:2].tolist()
     asked = {"items": items[:1], "allowed": items, "k": 2}
     for more, ids in (
@@ -253,7 +253,7 @@ def test_ids_are_strings_and_nothing_is_null_on_request(server: Server, version:
 
 @pytest.mark.parametrize("kind", ["users", "items"])
 def test_one_unknown_id_does_not_fail_a_batch(server: Server, version: Version, kind: str) -> None:
-    """It finds nothing, or what the mean of its side finds; the others find what they find alone."""
+    """It gets no results, or those of its side's mean; the other queries get the results they get alone."""
     side = version.side(kind)
     first, second = side.ids[side.live][:2].tolist()
     alone = server.ask("/v1/search", {kind: [first, second], "k": 3}).plain
@@ -272,7 +272,7 @@ def test_one_unknown_id_does_not_fail_a_batch(server: Server, version: Version, 
 
 
 def test_a_response_to_non_http_has_the_form_of_any_error(server: Server) -> None:
-    """Never by a page of the HTTP library's own."""
+    """It is not a page of the HTTP library."""
     for sent in (b"garbage\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/x\r\n\r\n", b"GET /\r\n\r\n"):
         head, _, body = heard(server.plug(sent)).partition(b"\r\n\r\n")
         assert b" 400 " in head
@@ -281,7 +281,7 @@ def test_a_response_to_non_http_has_the_form_of_any_error(server: Server) -> Non
 
 
 def test_an_error_outside_any_handler_has_the_same_form(tmp_path: Path) -> None:
-    """Starlette's own page would be text."""
+    """It is not Starlette's text page."""
 
     def fail(*_: object) -> None:
         raise RuntimeError
@@ -365,7 +365,7 @@ def test_an_error_outside_any_handler_has_the_same_form(tmp_path: Path) -> None:
 def test_an_invalid_request_gets_a_clear_error(
     server: Server, path: str, body: Any, status: int | None, where: str | None
 ) -> None:
-    """A 4xx that names the field, with what was found; the server keeps running."""
+    """The response is a 4xx with the field and the value found; the server keeps running."""
     answer = server.ask(f"/v1/{path}", body, Content_Type="application/json")
     assert answer.status == status if status else 400 <= answer.status < 500
     assert answer.plain["what"]
@@ -386,7 +386,7 @@ def test_an_invalid_request_gets_a_clear_error(
     ],
 )
 def test_an_invalid_field_is_shown_with_what_was_expected(server: Server, body: Any, said: tuple[Any, ...]) -> None:
-    """Shortened where it is long."""
+    """A long value is shortened."""
     plain = server.ask("/v1/search", body).plain
     assert (plain["where"], plain["found"], plain["expected"]) == said
 
@@ -406,7 +406,7 @@ def test_an_invalid_field_is_shown_with_what_was_expected(server: Server, body: 
     ],
 )
 def test_npy_is_returned_if_accepted(server: Server, version: Version, accept: str, as_array: bool) -> None:
-    """With parameters, in a list, in upper or lower case; all other clients get JSON."""
+    """The media type may have parameters, be in a list, and in any case; all other clients get JSON."""
     users = users_of(version).ids[:2].tolist()
     answer = server.ask("/v1/lookup", {"side": "users", "ids": users}, Accept=accept)
     assert answer.status == 200
@@ -416,7 +416,7 @@ def test_npy_is_returned_if_accepted(server: Server, version: Version, accept: s
 
 
 def test_movement_is_within_one_space(tmp_path: Path) -> None:
-    """Versions of another space are not part of the movement, however many of them are kept."""
+    """Versions of another space are excluded from the movement, however many of them are kept."""
     root = tmp_path / "S"
     for number in range(2):
         sync(root, night(number, **SIZES, churn=0.0), f"n{number}")
@@ -430,7 +430,7 @@ def test_movement_is_within_one_space(tmp_path: Path) -> None:
 
 
 def test_untrusted_arrays_are_validated(server: Server) -> None:
-    """Forged headers, objects, archives, other widths, NaN: refused before a byte is allocated for them."""
+    """Forged headers, objects, archives, other widths and NaN are refused before memory is allocated for them."""
     good = np.ones((1, 6), np.float32)
 
     def forged(shape: str) -> bytes:
@@ -461,13 +461,13 @@ def test_untrusted_arrays_are_validated(server: Server) -> None:
 
 
 def test_a_body_above_the_limit_is_413(server: Server) -> None:
-    """Whatever its Content-Length is."""
+    """It holds for any Content-Length."""
     for size, status in ((300_000, 413), (200_001, 413), (200_000, 400)):
         assert server.ask("/v1/search", b" " * size, Content_Type="application/json").status == status
 
 
 def test_health_metrics_and_openapi_are_served(server: Server) -> None:
-    """Ready, following, counted, described; unknown methods are 405; foreign host names 421."""
+    """Health, metrics and the document are served; unknown methods are 405, other host names 421."""
     assert server.ask("/healthz").plain["following"] is True
     assert server.ask("/nowhere").status == 404
     figures = server.ask("/metrics").body.decode()
@@ -499,14 +499,14 @@ def test_health_metrics_and_openapi_are_served(server: Server) -> None:
 
 
 def test_every_response_is_sent_the_same_way(server: Server) -> None:
-    """A slash too many is an unknown path and no redirect, which would know neither host nor version."""
+    """A trailing slash is an unknown path, and not a redirect without host check and version."""
     for path, body in (("/healthz/", None), ("/v1/search/", {"users": [2000]})):
         assert (server.ask(path, body).status, server.ask(path, body).version) == (404, 3)
         assert server.ask(path, body, Host="evil.example").status == 421
 
 
 def test_the_page_is_self_contained(server: Server) -> None:
-    """HTML that refers to no other host and may run only its own script."""
+    """The HTML refers to no other host, and only its own script may run."""
     answer = server.ask("/")
     text = answer.body.decode()
     assert answer.headers["Content-Type"].startswith("text/html")
@@ -517,7 +517,7 @@ def test_the_page_is_self_contained(server: Server) -> None:
 
 
 def test_the_token_is_required_and_reloaded(root: Path, tmp_path: Path) -> None:
-    """Wrong or none: 401; a change of the file takes effect at once; no file: always 401; health stays open."""
+    """A wrong or missing token is a 401, as is any without the file; a change applies at once; health needs none."""
     file = tmp_path / "token"
     file.write_text("first\n")
     with serving(root, "--token-file", str(file)) as server:
@@ -534,7 +534,7 @@ def test_the_token_is_required_and_reloaded(root: Path, tmp_path: Path) -> None:
         assert [status("first"), status("second!")] == [401, 200]
         file.unlink()
         assert [status("second!"), status("")] == [401, 401]
-        os.mkfifo(file)  # a pipe nobody writes to is no token, and is not waited for
+        os.mkfifo(file)  # a FIFO without a writer is not a token, and does not block
         assert status("second!") == 401
         file.unlink()
         file.write_text("third")
@@ -542,7 +542,7 @@ def test_the_token_is_required_and_reloaded(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_unix_socket_is_served_and_removed_afterwards(root: Path, tmp_path: Path) -> None:
-    """One left by a dead server is replaced."""
+    """A socket left by a dead server is replaced."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -558,7 +558,7 @@ def test_a_unix_socket_is_served_and_removed_afterwards(root: Path, tmp_path: Pa
 
 
 def test_a_unix_socket_of_a_later_server_is_left_alone(root: Path, tmp_path: Path) -> None:
-    """The first one's socket was removed and replaced: when the first ends, the second's stays."""
+    """If the first server's socket was removed and replaced, its end does not remove the second one's."""
     path = tmp_path / "s"
     with contextlib.ExitStack() as first:
         first.enter_context(serving(root, listen=f"unix:{path}", ready=False))
@@ -574,19 +574,19 @@ def test_a_unix_socket_of_a_later_server_is_left_alone(root: Path, tmp_path: Pat
 
 
 def test_too_many_and_too_slow_requests_are_refused(root: Path) -> None:
-    """Beyond the concurrency 429, beyond the time 503, and then all is well again."""
+    """The status is 429 above the concurrency limit and 503 above the time limit; later requests succeed."""
     with serving(root, "--max-concurrency", "1", "--max-seconds", "0.5") as server:
         head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
         slow = server.plug(head)
         while server.ask("/v1/search", {"users": [2000]}).status != 429:
-            server.plug(head)  # the time of those before it was over, or they had not arrived
+            server.plug(head)  # the earlier ones had timed out or not arrived yet
         assert b" 408 " in slow.recv(4096)
         eventually(lambda: server.ask("/v1/search", {"users": [2000]}).status == 200)
         eventually(lambda: server.ask("/v1/lookup", {"side": "items", "ids": [-1]}).status == 404)
 
 
 def _processor_seconds(server: Server) -> float:
-    """Return what a server and its workers have used so far."""
+    """Return the processor seconds of a server and its workers so far."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     fields = [
         Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in (server.process.pid, *children)
@@ -594,8 +594,8 @@ def _processor_seconds(server: Server) -> float:
     return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_storm_of_refused_requests_costs_and_logs_little(root: Path) -> None:
-    """Each 429 takes the server less than an answer would, and not one of them a line in the log."""
+def test_many_429s_cost_and_log_little(root: Path) -> None:
+    """A 429 takes less processor time than a result, and writes no line to the log."""
     asked = {"users": [2000] * 50, "k": 20}
     with serving(root, "--max-concurrency", "1") as server, contextlib.closing(server.connect()) as connection:
         begun = _processor_seconds(server)
@@ -607,7 +607,7 @@ def test_a_storm_of_refused_requests_costs_and_logs_little(root: Path) -> None:
             if server.ask("/v1/search", asked, connection=connection).status == 429:
                 refused += 1
                 continue
-            others += 1  # a body that is slow makes room: another one takes its place
+            others += 1  # a slow body is dropped, and another request takes its place
             server.plug(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         after = _processor_seconds(server)
         eventually(lambda: server.ask("/v1/search", asked, connection=connection).status == 200)
@@ -624,7 +624,7 @@ def test_the_accept_header_may_have_parameters_or_be_a_list(server: Server, acce
 
 
 def test_movement_excludes_versions_of_other_spaces() -> None:
-    """An id of the same name in another space did not move: it cannot be compared."""
+    """An id of the same name in another space cannot be compared."""
     with quick_directory() as directory:
         sync(directory / "S", night(0, **SIZES), "n0")
         sync(directory / "S", night(5, **SIZES, seed=9), "other", new_space=True)
@@ -636,7 +636,7 @@ def test_movement_excludes_versions_of_other_spaces() -> None:
 
 
 def test_a_slow_query_by_url_is_answered(root: Path) -> None:
-    """Its client waits: the empty body that arrives meanwhile is no disconnect."""
+    """The empty body that arrives while the request is handled does not count as a disconnect."""
     patched = (
         "import sys; from embsync.server import app; app._SOON = 0.0; sys.argv[1:] = sys.argv[6:]; "
         "from embsync.cli.main import main; main()"

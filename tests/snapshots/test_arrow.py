@@ -1,4 +1,4 @@
-"""Layout arrow: IPC files and streams of several writers, read exactly; what is ill-formed, refused in one line."""
+"""Layout arrow: IPC files and streams of several writers are read exactly; ill-formed ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = SnapshotConfig()
 
 
 def write(path: Path, made: Model, kind: str = "list", *, stream: bool = False, rows: int = 77, **options: str) -> Path:
-    """Leave the model as one IPC file or stream a side, in record batches of so many rows."""
+    """Write the model as one IPC file or stream per side, in record batches of ``rows`` rows."""
     path.mkdir(exist_ok=True)
     begin = pa.ipc.new_stream if stream else pa.ipc.new_file
     for side, ids, matrix in (("items", made.item_ids, made.items), ("users", made.user_ids, made.users)):
@@ -37,15 +37,16 @@ def write(path: Path, made: Model, kind: str = "list", *, stream: bool = False, 
 def test_files_and_streams_of_every_codec_are_read_exactly(
     tmp_path: Path, stream: bool, options: dict[str, str]
 ) -> None:
-    """Record batches are the writer's own business, and so is compression."""
+    """Rows do not depend on record batches or compression."""
     made = model().named()
     opened = open_snapshot(write(tmp_path / "s", made, stream=stream, **options), CONFIG)
     assert opened.layout == "arrow"
     assert_reads(opened, made)
 
 
+@pytest.mark.services("polars")
 def test_files_of_other_writers_and_many_parts_are_read(tmp_path: Path) -> None:
-    """Feather of pyarrow and Polars, lists of every kind, categories as ids, parts in the order of their numbers."""
+    """Feather of pyarrow and Polars, lists of every type, categories as ids and numbered parts are read."""
     polars = pytest.importorskip("polars", reason="polars is not installed")
     rows = block_rows(16) + 500
     matrix = np.random.default_rng(2).standard_normal((rows, 16)).astype(np.float32)
@@ -73,7 +74,7 @@ def test_files_of_other_writers_and_many_parts_are_read(tmp_path: Path) -> None:
 
 
 def test_a_single_file_is_read_as_items(tmp_path: Path) -> None:
-    """Given by hand or alone in its directory."""
+    """The file may be given itself or be alone in its directory."""
     made = model()
     feather.write_feather(table(made.item_ids, made.items), tmp_path / "day.feather")
     for path in (tmp_path, tmp_path / "day.feather"):
@@ -102,7 +103,7 @@ def first_feather(path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_arrow_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], says: str) -> None:
-    """Empty, cut, forged, of version 1, of another format."""
+    """Empty, truncated and forged files, files of version 1 and of other formats are refused."""
     path = write(tmp_path / "s", model()) / "items.arrow"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(SnapshotError, match=says) as refused:
@@ -112,7 +113,7 @@ def test_a_file_that_is_not_arrow_is_refused(tmp_path: Path, change: Callable[[b
 
 
 def test_offsets_outside_the_buffer_are_refused(tmp_path: Path) -> None:
-    """A list with an offset before its values would otherwise expose memory of the decoder."""
+    """An offset before a list's values would otherwise expose memory of the decoder."""
     values = pa.array(np.ones(6, np.float32))
     offsets = pa.py_buffer(np.array([0, 2, 2000, 6], np.int32))
     broken = pa.Array.from_buffers(pa.list_(pa.float32()), 3, [None, offsets], children=[values])
@@ -132,13 +133,13 @@ def large(place: Path) -> Path:
     return place
 
 
-#: Have pyarrow release no mapped file, as its thread does for a moment after a file is closed.
+#: Makes pyarrow keep files mapped, as its thread does for a moment after a file is closed.
 _KEEP = "kept = []; map = tables.pa.memory_map; tables.pa.memory_map = lambda path: keep(map(path))"
 _KEEPING = "def keep(file): kept.append(file.read_buffer()); file.seek(0); return file"
 
 
 def test_a_file_larger_than_the_memory_of_the_decoder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is mapped, which takes addresses but no memory; a file mapped before may still take addresses, too."""
+    """It is mapped, which takes address space but no memory, even if an earlier file is still mapped."""
     lines = f"limits.MEMORY = {40 * 2**20}", f"exec({_KEEPING!r}, globals())", f"exec({_KEEP!r}, globals())"
     decoder_with(monkeypatch, tmp_path / "script", *("global tables", *lines))
     assert len(vectors(open_snapshot(large(tmp_path / "s"), CONFIG).items)) == 200_000
@@ -147,7 +148,7 @@ def test_a_file_larger_than_the_memory_of_the_decoder_is_read(tmp_path: Path, mo
 def test_addresses_that_the_system_does_not_give_are_not_a_fault_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit of the service below what the file takes: the refusal speaks of memory."""
+    """If the limit of the service is below the file's size, the message is about memory."""
     at_most = "limits.resource.setrlimit(limits.resource.RLIMIT_AS, (limits._size('VmSize') + 40 * 2**20,) * 2)"
     decoder_with(monkeypatch, tmp_path / "script", f"limits.MEMORY = {40 * 2**20}", at_most)
     with pytest.raises(SnapshotError, match="needs more memory than reading it may take"):
@@ -155,7 +156,7 @@ def test_addresses_that_the_system_does_not_give_are_not_a_fault_of_the_file(
 
 
 def test_a_file_that_changes_between_passes_is_noticed(tmp_path: Path) -> None:
-    """More rows than when it was opened."""
+    """A file with more rows than when it was opened is detected."""
     path = write(tmp_path / "s", model())
     items = open_snapshot(path, CONFIG).items
     vectors(items)

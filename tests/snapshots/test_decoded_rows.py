@@ -1,4 +1,4 @@
-"""Rows through a decoder's pipe: what a decoder gone wrong sends is refused in one line, and nothing is left behind."""
+"""Rows through a decoder's pipe: output of a faulty decoder is refused in one line, without leaks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embsync.snapshots.decoder_process import DecoderProcess, Decoders
 from embsync.snapshots.files import Place
 from embsync.snapshots.labels import FileLabels
 
-#: A decoder that answers one request as its argument says.
+#: A decoder that answers one request as its argument specifies.
 _SCRIPT = """
 import json, os, signal, socket, struct, sys, time
 channel = socket.socket(fileno=0)
@@ -77,7 +77,7 @@ def _labels(path: Path, code: str) -> tuple[Callable[[], object], ChildProcess]:
 
 
 def _descriptors() -> set[str]:
-    gc.collect()  # what earlier tests left would be closed at any moment
+    gc.collect()  # descriptors of earlier tests might be closed at any moment
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
@@ -98,7 +98,7 @@ def _descriptors() -> set[str]:
 def test_rows_arrive_however_they_are_written(
     tmp_path: Path, kind: Callable[..., object], code: str, expected: object
 ) -> None:
-    """In one piece or byte by byte; the decoder is kept, and no handle but that of its channel."""
+    """Rows may arrive in one piece or byte by byte; the decoder is kept, and only its channel stays open."""
     before = _descriptors()
     read, process = kind(tmp_path / "items.parquet", code)
     assert read() == expected
@@ -150,7 +150,7 @@ def test_rows_arrive_however_they_are_written(
 def test_a_decoder_gone_wrong_is_refused_in_one_line(
     tmp_path: Path, kind: Callable[..., object], code: str, found: str, error: type[SnapshotError]
 ) -> None:
-    """The decoder is ended and waited for, and no handle stays open."""
+    """The decoder is ended and reaped, and no descriptor stays open."""
     before = _descriptors()
     read, process = kind(tmp_path / "items.parquet", code)
     with pytest.raises(SnapshotError, match=found) as refused:
@@ -162,9 +162,9 @@ def test_a_decoder_gone_wrong_is_refused_in_one_line(
     assert _descriptors() == before
 
 
-def test_a_pipe_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a decoder that does not answer: the disk or network share behind it hangs."""
-    monkeypatch.setattr(decoder_process, "_PATIENCE_SECONDS", 0.2)
+def test_a_stalled_pipe_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe without data is treated like a decoder that does not answer: the disk or network share may hang."""
+    monkeypatch.setattr(decoder_process, "_TIMEOUT_SECONDS", 0.2)
     read, process = _vectors(tmp_path / "items.parquet", "head(); write(bytes(9)); time.sleep(4); sys.exit()")
     with pytest.raises(SnapshotChanged, match="reading does not progress"):
         read()

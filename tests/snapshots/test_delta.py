@@ -1,4 +1,4 @@
-"""Delta tables: the rows of one version, never two nights mixed, and contents that an OPTIMIZE does not change."""
+"""Delta tables: the rows of one version, never of two nights, with a fingerprint that OPTIMIZE does not change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def snapshot(path: Path) -> Path:
 
 
 def digest(side: SnapshotSide | None) -> str:
-    """Return the digest of one pass over a side."""
+    """Return the digest of a side after one pass."""
     assert side is not None
     made = SideDigest(side, side.ids(), earlier=False)
     for start, block in made.rows.blocks():
@@ -52,14 +52,14 @@ def digest(side: SnapshotSide | None) -> str:
 
 
 def table(path: Path) -> Any:
-    """Open a table with its library."""
+    """Open a table with the deltalake library."""
     from deltalake import DeltaTable
 
     return DeltaTable(str(path))
 
 
 def test_deleted_rows_are_not_read(tmp_path: Path) -> None:
-    """The files of older versions are still there; partitions and blanks in their names are no matter."""
+    """Files of older versions are ignored; names may have partitions and blanks."""
     for name in ("items", "users"):
         write(tmp_path / name, partition_by=["shelf"])
     table(tmp_path / "items").delete("id >= 40")
@@ -72,7 +72,7 @@ def test_deleted_rows_are_not_read(tmp_path: Path) -> None:
 
 
 def test_a_single_table_is_one_side(tmp_path: Path) -> None:
-    """A table at the snapshot's root is items."""
+    """A table at the snapshot's root is the items."""
     write(tmp_path / "t")
     table(tmp_path / "t").delete("id = 7")
     opened = open_snapshot(tmp_path / "t", CONFIG)
@@ -80,7 +80,7 @@ def test_a_single_table_is_one_side(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_depends_on_contents_alone(tmp_path: Path) -> None:
-    """OPTIMIZE and VACUUM change nothing; a night of other numbers, and one id less, do."""
+    """OPTIMIZE and VACUUM do not change it; other values and one id less do."""
     path = snapshot(tmp_path)
     before = digest(open_snapshot(path, CONFIG).items)
     items = table(path / "items")
@@ -94,7 +94,7 @@ def test_the_fingerprint_depends_on_contents_alone(tmp_path: Path) -> None:
 
 
 def test_items_and_users_of_different_nights_are_never_combined(tmp_path: Path) -> None:
-    """Between the two commits of a night, in either order; after both it is read again, also after an OPTIMIZE."""
+    """A snapshot is refused between the two commits of a night; afterwards it is read, also after an OPTIMIZE."""
     path = snapshot(tmp_path / "w" / "model")
     for night, sides in enumerate((("items", "users"), ("users", "items")), 3):
         write(path / sides[0], 60, night)
@@ -108,7 +108,7 @@ def test_items_and_users_of_different_nights_are_never_combined(tmp_path: Path) 
 
 
 def test_a_delete_on_one_side_does_not_break_the_pair(tmp_path: Path) -> None:
-    """Also if a commit does not record its operation, as in a handwritten log."""
+    """It holds also if a commit does not record its operation, as in a handwritten log."""
     path = snapshot(tmp_path)
     table(path / "items").delete("id >= 40")
     table(path / "items").delete("shelf = 's 0'")
@@ -120,7 +120,7 @@ def test_a_delete_on_one_side_does_not_break_the_pair(tmp_path: Path) -> None:
 
 
 def test_an_extra_commit_on_one_side_creates_no_false_pair(tmp_path: Path) -> None:
-    """A repair by hand would make the counts equal in the middle of a night."""
+    """With a manual repair, the numbers of commits would be equal in the middle of a night."""
     path = snapshot(tmp_path)
     write(path / "items", 60, 3)
     write(path / "items", 60, 4)
@@ -131,7 +131,7 @@ def test_an_extra_commit_on_one_side_creates_no_false_pair(tmp_path: Path) -> No
 
 
 def test_the_name_of_the_run_pairs_tables(tmp_path: Path) -> None:
-    """However many commits each has; a name on one side only pairs nothing."""
+    """The number of commits does not matter then; a run name on one side only pairs nothing."""
     write(tmp_path / "items", run="a")
     write(tmp_path / "items", run="b")
     write(tmp_path / "users", run="b")
@@ -145,7 +145,7 @@ def test_the_name_of_the_run_pairs_tables(tmp_path: Path) -> None:
 
 
 def test_without_the_library_the_hint_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 2, as for every extra."""
+    """The exit code is 2, as for every extra."""
     path = snapshot(tmp_path)
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deltalake" else there(name))
@@ -155,7 +155,7 @@ def test_without_the_library_the_hint_installs_it(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("damage", ["text", "empty", "link", "outside", "absolute"])
 def test_an_inconsistent_log_is_refused(tmp_path: Path, damage: str) -> None:
-    """Garbage, nothing, a link, and files of strangers: one line, and nothing outside the table is opened."""
+    """Invalid, empty and linked logs, and paths outside the table, give one line; no file outside is opened."""
     path = snapshot(tmp_path / "s")
     log = path / "items" / "_delta_log" / "00000000000000000000.json"
     data = next((path / "items").glob("*.parquet"))
@@ -171,12 +171,14 @@ def test_an_inconsistent_log_is_refused(tmp_path: Path, damage: str) -> None:
             if damage in {"text", "empty"}
             else text.replace(data.name, names[damage])
         )
-    with pytest.raises(SnapshotError, match="items"):
+    with pytest.raises(SnapshotError, match="items") as refused:
         open_snapshot(path, CONFIG)
+    if damage == "text":
+        assert refused.value.details().keys() == {"found", "expected"}
 
 
 def relogged(table: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change each action of a table's first commit in place."""
+    """Change each action of a table's first commit in its log."""
     log = table / "_delta_log" / "00000000000000000000.json"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     for line in lines:
@@ -185,7 +187,7 @@ def relogged(table: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def inline_vector(*rows: int) -> dict[str, Any]:
-    """Return a deletion vector kept in the log: a Roaring bitmap of row numbers, in base 85 as of ZeroMQ."""
+    """Return a deletion vector stored in the log: a Roaring bitmap of row numbers in ZeroMQ's base 85."""
     ordinary = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
     zeromq = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
     data = struct.pack(f"<IQIIIHHI{len(rows)}H", 1681511377, 1, 0, 12346, 1, 0, len(rows) - 1, 16, *rows)
@@ -198,7 +200,7 @@ def inline_vector(*rows: int) -> dict[str, Any]:
 @pytest.mark.parametrize("vector", ["inline", "lost", "malformed"])
 @pytest.mark.parametrize("side", ["items", "users"])
 def test_deletion_vectors_are_refused_by_name(tmp_path: Path, side: str, vector: str, feature: bool) -> None:
-    """A valid one, one whose file is lost, and garbage, also if the protocol lacks the feature they need."""
+    """A valid one, one without its file, and an invalid one are refused, even without the table feature they need."""
     path = snapshot(tmp_path)
     made = {
         "inline": inline_vector(3, 7),
@@ -229,7 +231,7 @@ def test_deletion_vectors_are_refused_by_name(tmp_path: Path, side: str, vector:
 
 
 def test_a_table_that_allows_but_has_no_deletion_vectors_is_read(tmp_path: Path) -> None:
-    """The feature alone deletes nothing; ``delta.enableDeletionVectors`` is the default of some writers."""
+    """The feature alone deletes no row; ``delta.enableDeletionVectors`` is the default of some writers."""
     path = snapshot(tmp_path)
 
     def change(action: dict[str, Any]) -> None:
@@ -249,7 +251,7 @@ def test_a_table_that_allows_but_has_no_deletion_vectors_is_read(tmp_path: Path)
 
 @pytest.mark.parametrize("mode", ["name", "id"])
 def test_column_mapping_is_refused_by_name(tmp_path: Path, mode: str) -> None:
-    """The files have other names of columns than the table."""
+    """The column names of the files differ from those of the table."""
     path = snapshot(tmp_path)
 
     def change(action: dict[str, Any]) -> None:
@@ -274,7 +276,7 @@ def test_column_mapping_is_refused_by_name(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_table_beside_plain_files_is_refused(tmp_path: Path) -> None:
-    """Items as a table, users as part files."""
+    """Items as a table and users as part files are refused."""
     from snapshots.made import model
     from snapshots.test_half import parquet_side
 
@@ -285,7 +287,7 @@ def test_a_table_beside_plain_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_watched_table_is_discovered(tmp_path: Path) -> None:
-    """The child is a snapshot, ready when it has settled."""
+    """The table is a snapshot, ready when it has settled."""
     from embsync.config import WatchConfig
 
     snapshot(tmp_path / "w" / "model")

@@ -1,4 +1,4 @@
-"""Files of formats that are not read: named by their first bytes, whatever they are called."""
+"""Unsupported formats are recognised by their first bytes, whatever the file name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = SnapshotConfig()
 
 
 def zipped(*names: str) -> bytes:
-    """Return an archive with files of these names."""
+    """Return a zip archive with files of these names."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         for name in names:
@@ -36,7 +36,7 @@ def zipped(*names: str) -> bytes:
 
 
 def database() -> bytes:
-    """Return a database of SQLite."""
+    """Return an SQLite database."""
     connection = sqlite3.connect(":memory:")
     connection.execute("create table items (id)")
     return bytes(connection.serialize())
@@ -61,7 +61,7 @@ PICKLE = pickle.dumps({"items": [1.5]})
 JOBLIB = b"\x80\x04\x95\x9e\x00\x00\x00\x00\x00\x00\x00\x8c\x13joblib.numpy_pickle\x94\x8c\x11NumpyArrayWrapper\x94"
 TORCH_OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
-#: What is in a file, what it is called in the message, and what the line begins with.
+#: Contents of a file, its format in the message, and how the hint begins.
 FILES = {
     "torch": (zipped("model/data.pkl", "model/byteorder", "model/data/0"), "PyTorch", "torch.load"),
     "torch before 1.6": (TORCH_OLD, "PyTorch", "torch.load"),
@@ -104,7 +104,7 @@ FILES = {
 
 
 def refusal(path: Path) -> SnapshotError:
-    """Return the refusal of a snapshot, which is one line."""
+    """Return the refusal of a snapshot, after checking that it is one line."""
     with pytest.raises(SnapshotError) as refused:
         open_snapshot(path, CONFIG)
     assert "\n" not in str(refused.value)
@@ -114,7 +114,7 @@ def refusal(path: Path) -> SnapshotError:
 @pytest.mark.parametrize("name", ["day.bin", "model", "day.dat", "day.txt", "day.csv"])
 @pytest.mark.parametrize("kind", FILES)
 def test_unsupported_formats_are_recognised_by_their_first_bytes(tmp_path: Path, kind: str, name: str) -> None:
-    """Given alone and in a directory, with the line that converts it; never taken for word2vec's binary."""
+    """Alone and in a directory, the message has the line that converts it; none is read as word2vec_binary."""
     data, what, line = FILES[kind]
     (tmp_path / name).write_bytes(data)
     for path in (tmp_path, tmp_path / name):
@@ -128,13 +128,13 @@ def test_unsupported_formats_are_recognised_by_their_first_bytes(tmp_path: Path,
 @pytest.mark.parametrize("name", ["items.npy", "day.npz", "items.safetensors", "day.vec", "day.npz/day.npz"])
 @pytest.mark.parametrize("kind", FILES)
 def test_a_misnamed_file_is_recognised_by_its_first_bytes(tmp_path: Path, kind: str, name: str) -> None:
-    """A pointer of Git LFS, a pickle or a web page under the name of an array is recognised as such."""
+    """A Git LFS pointer, a pickle or a web page with the name of an array is recognised."""
     data, what, line = FILES[kind]
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(data)
     np.save(tmp_path / "item_ids.npy", np.arange(3))
     error = refusal((tmp_path / name).parent)
-    if kind == "zip" and name.endswith(".npz"):  # an archive, if not of arrays
+    if kind == "zip" and name.endswith(".npz"):  # an archive, but not of arrays
         assert "no arrays of a snapshot" in str(error)
         return
     assert error.what == "contents do not match the name"
@@ -145,7 +145,7 @@ def test_a_misnamed_file_is_recognised_by_its_first_bytes(tmp_path: Path, kind: 
 
 @pytest.mark.parametrize("name", ["items.parquet", "items.feather", "items/part-0.parquet", "items/b=1/part-0.parquet"])
 def test_part_files_that_are_pointers_are_named_as_such(tmp_path: Path, name: str) -> None:
-    """The decoder finds no parquet or Arrow in them; the message names the file."""
+    """They contain neither parquet nor Arrow data; the message names the file."""
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(LFS)
@@ -155,14 +155,14 @@ def test_part_files_that_are_pointers_are_named_as_such(tmp_path: Path, name: st
 
 
 def leave_checkpoint(path: Path) -> None:
-    """Leave a TensorFlow checkpoint."""
+    """Write a TensorFlow checkpoint."""
     (path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-100"\n')
     (path / "model.ckpt-100.index").write_bytes(b"\x00\x00\x13")
     (path / "model.ckpt-100.data-00000-of-00001").write_bytes(bytes(64))
 
 
 def leave_saved_model(path: Path) -> None:
-    """Leave a SavedModel."""
+    """Write a SavedModel."""
     (path / "variables").mkdir()
     (path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x10")
     (path / "variables" / "variables.index").write_bytes(b"\x00")
@@ -170,7 +170,7 @@ def leave_saved_model(path: Path) -> None:
 
 
 def leave_spark_model(path: Path) -> None:
-    """Leave a Word2VecModel of Spark."""
+    """Write a Word2VecModel of Spark."""
     for name in ("metadata", "data"):
         (path / name).mkdir()
     (path / "metadata" / "part-00000").write_text('{"class":"org.apache.spark.ml.feature.Word2VecModel"}')
@@ -186,7 +186,7 @@ def leave_spark_model(path: Path) -> None:
     ],
 )
 def test_directories_of_models_are_named(tmp_path: Path, leave: Callable[[Path], None], what: str, line: str) -> None:
-    """As the snapshot itself, or one level below it."""
+    """They are recognised as the snapshot itself and one level below it."""
     for path in (tmp_path / "model", tmp_path / "day=1" / "model"):
         path.mkdir(parents=True)
         leave(path)
@@ -197,7 +197,7 @@ def test_directories_of_models_are_named(tmp_path: Path, leave: Callable[[Path],
 
 
 def test_objects_in_an_array_are_never_unpickled(tmp_path: Path) -> None:
-    """In ids, with the line that saves them as text."""
+    """For ids, the hint has the line that saves them as strings."""
     np.save(tmp_path / "items.npy", np.ones((3, 2), "f4"))
     np.save(tmp_path / "item_ids.npy", np.array(["a", "b", None], object), allow_pickle=True)
     error = refusal(tmp_path)
@@ -207,7 +207,7 @@ def test_objects_in_an_array_are_never_unpickled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["IxFI", "ORC", "BZh", "GGUF", "X", "PK", "Obj", "c", "(dp0"])
 def test_words_that_look_like_magic_bytes_are_read_as_words(tmp_path: Path, word: str) -> None:
-    """Text of vectors whose first id looks like the start of something else is read."""
+    """Text vectors are read even if the first id looks like the magic bytes of another format."""
     (tmp_path / "day.vec").write_text(f"{word} 0.5 1.5 2\nother 1 2 3.5\n")
     opened = open_snapshot(tmp_path / "day.vec", CONFIG)
     assert [id_.decode() for id_ in opened.items.ids().tolist()] == [word, "other"]
@@ -215,10 +215,10 @@ def test_words_that_look_like_magic_bytes_are_read_as_words(tmp_path: Path, word
 
 @pytest.mark.parametrize("name", ["items.CSV", "items.Parquet", "items.NPY", "day.VEC"])
 def test_a_suffix_in_capital_letters_is_reported(tmp_path: Path, name: str) -> None:
-    """With the line that renames the file."""
+    """The hint is the command that renames the file."""
     (tmp_path / name).write_bytes(b"id,d0,d1\n1,0.5,1.5\n")
     error = refusal(tmp_path)
-    assert "an ending in capital letters" in str(error.found)
+    assert "an upper-case suffix" in str(error.found)
     assert str(error.hint) == f"mv {tmp_path / name} {(tmp_path / name.lower())}"
 
 
@@ -226,7 +226,7 @@ def test_a_suffix_in_capital_letters_is_reported(tmp_path: Path, name: str) -> N
 def test_the_hint_decompresses_a_file_with_a_plain_name(
     tmp_path: Path, pack: Callable[[bytes], bytes], ending: str
 ) -> None:
-    """The tools unpack nothing without the ending: the file gets it first, and its name back then."""
+    """The tools decompress only files with their suffix: the file is renamed first, and back afterwards."""
     program = {"gz": "gunzip", "bz2": "bunzip2", "xz": "xz"}[ending]
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")

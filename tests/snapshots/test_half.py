@@ -1,4 +1,4 @@
-"""Half a snapshot: what a stalled transfer, another format or another name leaves is never published as items alone."""
+"""A snapshot with incomplete or misnamed users is never published as items alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from snapshots.made import Model, model, write_npy
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotError
 from embsync.snapshots import open_snapshot
-from embsync.snapshots.names import Named, parse
+from embsync.snapshots.names import ParsedName, parse
 from embsync.watching.discovery import discover
 
 AT_ONCE = WatchConfig(settle_seconds=0)
 
-#: Entries beside whole items that say users are missing.
+#: Entries beside complete items that show that users are missing.
 LOOKS_LIKE_USERS = (
     ".users.parquet.aB3xY9",
     "users.parquet._COPYING_",
@@ -58,7 +58,7 @@ LOOKS_LIKE_USERS = (
 
 
 def items_only(path: Path, made: Model | None = None) -> Path:
-    """Leave complete items and nothing else."""
+    """Write complete items and nothing else."""
     made = made or model()
     path.mkdir(parents=True)
     np.save(path / "items.npy", made.items)
@@ -67,14 +67,14 @@ def items_only(path: Path, made: Model | None = None) -> Path:
 
 
 def state(watched: Path, watch: WatchConfig = AT_ONCE, config: SnapshotConfig | None = None) -> tuple[str, str]:
-    """Look once, as a single ``embsync sync`` does."""
+    """Return state and reason of a single scan, as in ``embsync sync``."""
     (child,) = discover(watched, watch, config or SnapshotConfig(), now=time.time() + 1).children
     return child.state, child.reason
 
 
 @pytest.mark.parametrize("name", LOOKS_LIKE_USERS)
 def test_files_that_look_like_users_prevent_publishing_items_alone(tmp_path: Path, name: str) -> None:
-    """In the watched directory it is waited for; by hand it is refused at once; both name it."""
+    """A watched snapshot waits, a path given to ``sync`` is refused at once; both name the file."""
     path = items_only(tmp_path / "w" / "day=1")
     (path / name).write_bytes(b"half")
     found, reason = state(tmp_path / "w")
@@ -87,17 +87,17 @@ def test_files_that_look_like_users_prevent_publishing_items_alone(tmp_path: Pat
 
 @pytest.mark.parametrize("name", LOOKS_LIKE_USERS)
 def test_files_that_look_like_users_beside_both_sides_only_warn(tmp_path: Path, name: str) -> None:
-    """A leftover of a transfer does not stop a complete snapshot; it is named."""
+    """A leftover of a transfer does not block a complete snapshot; it is reported."""
     path = write_npy(tmp_path / "w" / "day=1", model())
     (path / name).write_bytes(b"half")
     assert open_snapshot(path, SnapshotConfig()).unread == (name,)
-    if not name.endswith(".tmp"):  # which nobody is done with, as ever
+    if not name.endswith(".tmp"):  # unfinished, as before
         assert state(tmp_path / "w")[0] == "ready"
 
 
 @pytest.mark.parametrize("name", LOOKS_LIKE_USERS)
 def test_sides_items_publishes_items_alone(tmp_path: Path, name: str) -> None:
-    """``snapshot.sides: items`` publishes items, names the rest, and does so even where users are whole."""
+    """``snapshot.sides: items`` publishes items and reports the other files, even if users are complete."""
     path = items_only(tmp_path / "one")
     (path / name).write_bytes(b"half")
     opened = open_snapshot(path, SnapshotConfig(sides="items"))
@@ -129,7 +129,7 @@ def test_sides_items_publishes_items_alone(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_harmless_files_are_not_reported(tmp_path: Path, name: str) -> None:
-    """What writers, file systems and people leave beside data is silence."""
+    """Usual files of writers, file systems and users beside the data give no warning."""
     path = items_only(tmp_path / "w" / "s")
     (path / name).write_bytes(b"")
     opened = open_snapshot(path, SnapshotConfig())
@@ -149,7 +149,7 @@ def test_harmless_files_are_not_reported(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_unknown_files_are_only_reported(tmp_path: Path, name: str) -> None:
-    """An entry that looks like no side is a warning."""
+    """An entry that does not look like a side is a warning."""
     path = items_only(tmp_path / "w" / "s")
     (path / name).write_bytes(b"x")
     assert open_snapshot(path, SnapshotConfig()).unread == (name,)
@@ -157,14 +157,14 @@ def test_unknown_files_are_only_reported(tmp_path: Path, name: str) -> None:
 
 
 def test_a_custom_marker_is_not_read_as_data(tmp_path: Path) -> None:
-    """The configured marker is not named as unread."""
+    """The configured marker is not reported as unread."""
     path = items_only(tmp_path / "s")
     (path / "USERS_DONE").touch()
     assert open_snapshot(path, SnapshotConfig(), marker="USERS_DONE").unread == ()
 
 
 def test_a_marker_does_not_replace_a_missing_side(tmp_path: Path) -> None:
-    """Rsync copies _SUCCESS before users."""
+    """Rsync may copy _SUCCESS before users."""
     path = items_only(tmp_path / "w" / "s")
     (path / ".users.npy.aB3xY9").write_bytes(b"x")
     (path / "_SUCCESS").touch()
@@ -172,7 +172,7 @@ def test_a_marker_does_not_replace_a_missing_side(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_in_a_refusal(tmp_path: Path) -> None:
-    """After ``watch.missing_side_seconds`` without a change the snapshot is handed on, and opening it refuses it."""
+    """After ``watch.missing_side_seconds`` without a change the snapshot is opened, which refuses it."""
     path = items_only(tmp_path / "w" / "s")
     (path / "users.csv").write_bytes(b"x")
     watch = WatchConfig(settle_seconds=0, missing_side_seconds=60)
@@ -186,7 +186,7 @@ def test_waiting_ends_in_a_refusal(tmp_path: Path) -> None:
 
 
 def test_both_sides_can_be_required(tmp_path: Path) -> None:
-    """``snapshot.sides: both`` waits for users of which there is no sign, and refuses by hand."""
+    """``snapshot.sides: both`` waits for users even without any sign of them; a path given to ``sync`` is refused."""
     path = items_only(tmp_path / "w" / "s")
     both = SnapshotConfig(sides="both")
     assert state(tmp_path / "w", config=both)[0] == "waiting"
@@ -199,14 +199,14 @@ def test_both_sides_can_be_required(tmp_path: Path) -> None:
 
 
 def test_users_still_without_their_ids_are_waited_for(tmp_path: Path) -> None:
-    """users.npy is there, user_ids.npy is not yet."""
+    """users.npy without user_ids.npy is incomplete."""
     path = write_npy(tmp_path / "w" / "s", model())
     (path / "user_ids.npy").rename(path / ".user_ids.npy.Ab12Cd")
     assert state(tmp_path / "w")[0] == "waiting"
 
 
 def test_a_missing_items_side_is_waited_for(tmp_path: Path) -> None:
-    """Users arrive first."""
+    """A snapshot with only users waits."""
     path = write_npy(tmp_path / "w" / "s", model())
     (path / "items.npy").rename(path / ".items.npy.Ab12Cd")
     found, reason = state(tmp_path / "w")
@@ -214,7 +214,7 @@ def test_a_missing_items_side_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_file_still_being_downloaded_is_incomplete(tmp_path: Path) -> None:
-    """aria2 writes to the final name and keeps a control file beside it."""
+    """aria2 writes to the final name, with a control file beside it."""
     path = write_npy(tmp_path / "w" / "s", model())
     (path / "users.npy.aria2").write_bytes(b"x")
     found, reason = state(tmp_path / "w")
@@ -223,7 +223,7 @@ def test_a_file_still_being_downloaded_is_incomplete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("holder", [".~tmp~", "_temporary", ".rsync-partial"])
 def test_directories_with_unfinished_files_are_waited_for(tmp_path: Path, holder: str) -> None:
-    """Rsync's delayed updates and Hadoop's attempts stay in a directory until they are complete."""
+    """Rsync's delayed updates and Hadoop's attempts are in such a directory until they are complete."""
     path = items_only(tmp_path / "w" / "s")
     (path / holder).mkdir()
     (path / holder / "users.npy").write_bytes(b"x")
@@ -233,7 +233,7 @@ def test_directories_with_unfinished_files_are_waited_for(tmp_path: Path, holder
 
 
 def parquet_side(path: Path, ids: object, rows: object, name: str = "part-00000.parquet") -> Path:
-    """Leave one part file of a side."""
+    """Write one part file of a side."""
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     from snapshots.test_parquet import table
 
@@ -243,7 +243,7 @@ def parquet_side(path: Path, ids: object, rows: object, name: str = "part-00000.
 
 
 def test_partitioned_users_are_not_ignored(tmp_path: Path) -> None:
-    """Users in directories by bucket are read with plain items."""
+    """Users in bucketed partitions are read with plain items."""
     made = model()
     parquet_side(tmp_path / "w" / "s" / "items", made.item_ids, made.items)
     parquet_side(tmp_path / "w" / "s" / "users" / "bucket=0", made.user_ids, made.users)
@@ -265,7 +265,7 @@ def test_partitioned_users_are_not_ignored(tmp_path: Path) -> None:
     ],
 )
 def test_an_unfinished_part_file_makes_its_side_incomplete(tmp_path: Path, name: str) -> None:
-    """Half of the users is as bad as none; once the part has its name, what is left of the transfer is a warning."""
+    """The snapshot waits for the other users; once the part has its name, remains of the transfer are a warning."""
     made = model()
     path = tmp_path / "w" / "s"
     parquet_side(path / "items", made.item_ids, made.items)
@@ -281,7 +281,7 @@ def test_an_unfinished_part_file_makes_its_side_incomplete(tmp_path: Path, name:
 
 
 def test_users_are_never_read_as_items(tmp_path: Path) -> None:
-    """Part files of both sides in one directory, and a file of users given alone."""
+    """Part files of both sides in one directory, and a single file of users, are refused."""
     made = model()
     parquet_side(tmp_path / "s", made.item_ids, made.items, "item_factors.parquet")
     parquet_side(tmp_path / "s", made.user_ids, made.users, "user_factors.parquet")
@@ -295,17 +295,17 @@ def test_users_are_never_read_as_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("part-00000-abc-c000.snappy.parquet", Named("part-00000-abc-c000.snappy.parquet")),
-        ("users.tar.gz", Named("users.tar.gz", "users", "vectors")),
-        ("users.v2.parquet", Named("users.v2.parquet", "users", "vectors")),
-        ("users_2026-01-01.parquet", Named("users_2026-01-01.parquet", "users", "vectors")),
-        ("item2id.json", Named("item2id.json", "items", "ids")),
-        ("user_item_matrix.npz", Named("user_item_matrix.npz")),
-        ("ids.npy", Named("ids.npy", None, "ids")),
-        (".hidden", Named("hidden")),
-        ("model.npz", Named("model.npz")),
+        ("part-00000-abc-c000.snappy.parquet", ParsedName("part-00000-abc-c000.snappy.parquet")),
+        ("users.tar.gz", ParsedName("users.tar.gz", "users", "vectors")),
+        ("users.v2.parquet", ParsedName("users.v2.parquet", "users", "vectors")),
+        ("users_2026-01-01.parquet", ParsedName("users_2026-01-01.parquet", "users", "vectors")),
+        ("item2id.json", ParsedName("item2id.json", "items", "ids")),
+        ("user_item_matrix.npz", ParsedName("user_item_matrix.npz")),
+        ("ids.npy", ParsedName("ids.npy", None, "ids")),
+        (".hidden", ParsedName("hidden")),
+        ("model.npz", ParsedName("model.npz")),
     ],
 )
-def test_names_are_classified_by_their_words(name: str, said: Named) -> None:
-    """Names that only look as if something had been added to them are finished."""
+def test_names_are_classified_by_their_words(name: str, said: ParsedName) -> None:
+    """A name is finished if an addition to it only resembles the suffix of an unfinished file."""
     assert parse(name) == said

@@ -1,4 +1,4 @@
-"""What Spark itself writes: a real ALS model, saved by pyspark, read as it is."""
+"""A real ALS model, saved by pyspark, can be read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from embsync.snapshots import Snapshot, open_snapshot
 pytestmark = [
     pytest.mark.long,
     pytest.mark.services("pyspark"),
-    pytest.mark.timeout(900),  # a Java machine on a loaded computer
-    pytest.mark.xdist_group("spark"),
-    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and what its gateway leaves open
+    pytest.mark.timeout(900),  # a JVM on a busy machine
+    pytest.mark.first,
+    pytest.mark.filterwarnings("ignore"),  # pyspark's own, and unclosed sockets of its gateway
 ]
 
 
-#: Rows with zeros, so that half of them are kept as sparse vectors.
+#: Rows with zeros, half of which are stored as sparse vectors.
 ML = np.where(np.random.default_rng(6).random((20, 5)) < 0.5, 0.0, np.arange(100.0).reshape(20, 5))
 
 
@@ -44,7 +44,7 @@ def leave_ml_vectors(spark: Any, folder: Path) -> None:
 
 
 def test_an_als_model_saved_by_spark_is_read(spark: Any, tmp_path: Path) -> None:
-    """Both factor tables, in part files with markers and checksums beside them, have Spark's own rows."""
+    """Both factor tables, in part files beside markers and checksums, have the same rows as in Spark."""
     from pyspark.ml import Pipeline, PipelineModel
     from pyspark.ml.feature import StringIndexer
     from pyspark.ml.recommendation import ALS
@@ -86,7 +86,7 @@ def test_an_als_model_saved_by_spark_is_read(spark: Any, tmp_path: Path) -> None
 
 
 def assert_same_factors(opened: Snapshot, factors: dict[str, Any]) -> None:
-    """Assert that both sides have Spark's own rows."""
+    """Assert that both sides have the same rows as in Spark."""
     assert opened.users is not None
     for side in (opened.items, opened.users):
         expected = {row["id"]: row["features"] for row in factors[side.name]}

@@ -1,4 +1,4 @@
-"""Layout state_dict: both sides in one safetensors file under a model's names, and ids in a vocabulary beside it."""
+"""Layout state_dict: both sides in one safetensors file with a model's names, and ids in a vocabulary beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TENSORS = {
 
 
 def write(path: Path, tensors: dict[str, Any] | None = None, **beside: object) -> Path:
-    """Leave a model and vocabularies; ``item_vocab__json`` is a name, bytes are written as they are."""
+    """Write a model and vocabularies; ``item_vocab__json`` is a file name, bytes are written unchanged."""
     path.mkdir(exist_ok=True)
     save_file(TENSORS if tensors is None else tensors, path / "model.safetensors")
     for name, value in beside.items():
@@ -58,7 +58,7 @@ BOTH: dict[str, Any] = {"item_vocab__json": ITEM_NAMES, "user_vocab__json": USER
     ],
 )
 def test_both_sides_and_their_vocabularies_are_found_by_name(tmp_path: Path, beside: dict[str, Any]) -> None:
-    """A list, a mapping to or from rows, or one line per row; biases and other layers belong to neither side."""
+    """A vocabulary is a list, a mapping to or from rows, or one line per row; biases and other layers are ignored."""
     opened = open_snapshot(write(tmp_path / "s", **beside), CONFIG)
     assert (opened.layout, opened.unread) == ("state_dict", ())
     assert opened.users is not None
@@ -82,7 +82,7 @@ VOCABULARIES: dict[str, tuple[str, bytes, list[object]]] = {
 
 @pytest.mark.parametrize("case", VOCABULARIES)
 def test_every_form_of_vocabulary_is_read(tmp_path: Path, case: str) -> None:
-    """JSON has types of its own; keys and lines are integers where each is written as one."""
+    """JSON values keep their types; keys and lines are integers if all are written as integers."""
     end, data, expected = VOCABULARIES[case]
     tensors = {"item_embedding.weight": MADE.items[:3]}
     opened = open_snapshot(write(tmp_path / "s", tensors, **{f"vocab__{end}": data}), CONFIG)
@@ -104,11 +104,11 @@ BAD: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
     ),
     "an id twice": (None, BOTH | {"item_vocab__json": ["a"] * 30}, "repeated ids"),
     "an empty id": (None, BOTH | {"item_vocab__json": ["", *ITEM_NAMES[1:]]}, "unusable length"),
-    "an empty line": (None, {"item_ids__txt": b"a\n\nb\n", "user_vocab__json": USER_NAMES}, "0 bytes in line 1"),
+    "an empty line": (None, {"item_ids__txt": b"a\n\nb\n", "user_vocab__json": USER_NAMES}, "0 bytes in line 2"),
     "a line without end": (
         None,
         {"item_ids__txt": b"a" * 5000, "user_vocab__json": USER_NAMES},
-        "5000 bytes in line 0",
+        "5000 bytes in line 1",
     ),
     "not UTF-8": (
         None,
@@ -140,7 +140,7 @@ BAD: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_vocabulary_that_does_not_match_is_refused(tmp_path: Path, case: str) -> None:
-    """In one line, exit code 3."""
+    """The message is one line, with exit code 3."""
     tensors, beside, says = BAD[case]
     with pytest.raises(SnapshotError, match=says) as refused:
         read(write(tmp_path / "s", tensors, **beside), CONFIG)
@@ -149,7 +149,7 @@ def test_a_vocabulary_that_does_not_match_is_refused(tmp_path: Path, case: str) 
 
 
 def test_names_may_be_configured(tmp_path: Path) -> None:
-    """For each side, of vectors and of ids that are tensors of the same file; bfloat16 is exact."""
+    """The names of vectors and of id tensors can be set for each side; bfloat16 is exact."""
     tensors = {"a": MADE.items, "b": MADE.users, "c": MADE.item_ids, "d": MADE.user_ids}
     config = SnapshotConfig(vector_column=SideColumns("a", "b"), id_column=SideColumns("c", "d"))
     for path in (write(tmp_path / "s", tensors), tmp_path / "s" / "model.safetensors"):
@@ -162,7 +162,7 @@ def test_names_may_be_configured(tmp_path: Path) -> None:
 
 
 def test_names_of_arrays_in_an_archive_may_be_configured(tmp_path: Path) -> None:
-    """The same keys name the arrays of layout npz."""
+    """The same keys apply to the arrays of layout npz."""
     np.savez(tmp_path / "m.npz", V=MADE.items, U=MADE.users, vi=MADE.item_ids, ui=MADE.user_ids)
     config = SnapshotConfig(vector_column=SideColumns("V", "U"), id_column=SideColumns("vi", "ui"))
     opened = open_snapshot(tmp_path / "m.npz", config)
@@ -174,7 +174,7 @@ def test_names_of_arrays_in_an_archive_may_be_configured(tmp_path: Path) -> None
 
 
 def test_a_model_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
-    """Given as a file its vocabularies are beside it, not in it; row numbers are ids on request alone."""
+    """A file's vocabularies are beside it, not inside; row numbers are ids only on request."""
     path = write(tmp_path / "s") / "model.safetensors"
     with pytest.raises(SnapshotError, match=r"vectors without ids.*item_vocab.json"):
         open_snapshot(path, CONFIG)
@@ -184,7 +184,7 @@ def test_a_model_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 def test_users_without_their_vocabulary_are_waited_for(tmp_path: Path) -> None:
-    """The transfer of a vocabulary is one of half a snapshot."""
+    """Without its vocabulary, a side is incomplete."""
     night = write(tmp_path / "day=1", **BOTH)
 
     def state() -> str:

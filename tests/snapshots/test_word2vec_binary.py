@@ -1,4 +1,4 @@
-"""Layout word2vec_binary: of word2vec.c and gensim, bit for bit; anything else refused."""
+"""Layout word2vec_binary: files of word2vec.c and gensim are read bit for bit; others are refused."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ CONFIG = SnapshotConfig()
 
 
 def binary(names: list[str], matrix: Array, end: bytes = b"\n") -> bytes:
-    """Return vectors as word2vec.c writes them; gensim has no ``end``."""
+    """Return vectors as word2vec.c writes them; for gensim, ``end`` is empty."""
     rows = [name.encode() + b" " + row.astype("<f4").tobytes() + end for name, row in zip(names, matrix, strict=True)]
     return f"{len(matrix)} {matrix.shape[1]}\n".encode() + b"".join(rows)
 
 
+@pytest.mark.services("gensim")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_vectors_saved_by_gensim_are_read(tmp_path: Path) -> None:
-    """A real model, written by the real library."""
+    """A model saved by gensim itself is read."""
     gensim = pytest.importorskip("gensim.models", reason="gensim is not installed")
     trained = gensim.Word2Vec([["müsli", "milk", "tea"]] * 20, vector_size=12, min_count=1, seed=1, workers=1)
     trained.wv.save_word2vec_format(str(tmp_path / "day=1.bin"), binary=True)
@@ -37,7 +38,7 @@ def test_vectors_saved_by_gensim_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b""])
 def test_binary_files_of_many_blocks_are_read(tmp_path: Path, end: bytes) -> None:
-    """Blocks of the agreed size and a shorter last one; bytes of numbers may look like spaces and line feeds."""
+    """Files may have several blocks and a shorter last one; bytes of values may be blanks and line feeds."""
     rows = block_rows(100) * 5 + 11
     matrix = np.random.default_rng(0).standard_normal((rows, 100)).astype(np.float32)
     matrix[::7] = np.frombuffer(b" \n \n", "<f4")[0]
@@ -65,14 +66,14 @@ GOOD = model(items=20).named()
     ],
 )
 def test_ill_formed_files_are_refused(tmp_path: Path, change: object, says: str) -> None:
-    """Short rows, wrong counts and widths, an empty word, another first line."""
+    """Short rows, wrong counts and widths, an empty word and another first line are refused."""
     (tmp_path / "m.bin").write_bytes(change(binary(GOOD.item_ids.tolist(), GOOD.items)))
     with pytest.raises(SnapshotError, match=says):
         read(tmp_path / "m.bin", CONFIG)
 
 
 def test_text_that_is_named_as_binary_is_refused(tmp_path: Path) -> None:
-    """Also where each number takes four bytes, so that its rows would fit."""
+    """It is refused even if each number has four characters, so that the file size matches."""
     rows = "".join(f"w{row} 0.{row} 0.2 0.3\n" for row in range(1, 7))
     (tmp_path / "m.bin").write_text(f"6 3\n{rows}")
     with pytest.raises(
@@ -82,7 +83,7 @@ def test_text_that_is_named_as_binary_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_message_shows_the_invalid_id(tmp_path: Path) -> None:
-    """Not the longest."""
+    """It is not the longest id."""
     names = ["w\0", *GOOD.item_ids.tolist()[1:]]
     (tmp_path / "m.bin").write_bytes(binary(names, GOOD.items))
     with pytest.raises(SnapshotError, match=r"holds a NUL; found b'w\\x00'"):

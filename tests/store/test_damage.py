@@ -63,13 +63,13 @@ def root(directory: Path) -> Path:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put other bytes in a file's place."""
+    """Replace the contents of a file."""
     path.unlink(missing_ok=True)
     path.write_bytes(data)
 
 
 def said(capfd: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
-    """Return the exit code of a command and all it printed."""
+    """Return the exit code of a command and all of its output."""
     code = run(command)
     printed = capfd.readouterr()
     return code, printed.out + printed.err
@@ -98,11 +98,11 @@ RECORDS = (
 def test_no_damaged_file_causes_an_unexpected_error(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """With any contents of any one file, commands end with a documented exit code and one line, without a traceback."""
+    """With any content of any one file, commands exit with a documented code and one line, without a traceback."""
     for turn, (what, data) in enumerate(NONSENSE.items()):
         copy(directory / "S", root)
         replace(root / name, data)
-        for command in (*COMMANDS, *COMMANDS)[turn::4][:3]:  # each file meets each command, in turn
+        for command in (*COMMANDS, *COMMANDS)[turn::4][:3]:  # each file is read by each command, in turn
             code, printed = said(capfd, *command, "--store", str(root))
             assert code in (0, 5, 6), (what, command, printed)
             assert "unexpected" not in printed
@@ -126,7 +126,7 @@ def test_no_damaged_file_causes_an_unexpected_error(
 def test_anything_else_in_place_of_a_file_is_reported(
     root: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
-    """It blocks nothing and ends nothing."""
+    """No command blocks or fails unexpectedly."""
     path = root / name
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if kind == "directory":
@@ -173,7 +173,7 @@ def test_a_damaged_link_is_reported_and_repaired_by_rollback(
 def test_status_reports_a_file_that_is_missing_or_has_another_size(
     root: Path, capfd: pytest.CaptureFixture[str], left: int | None
 ) -> None:
-    """It hashes nothing, but readers cannot open such a version; one that is not current changes nothing."""
+    """Status checks existence and sizes of the current version's files, but not hashes or other versions."""
     name = "users/vectors.npy"
     (root / "versions/000001" / name).unlink()
     assert said(capfd, "status", "--store", str(root))[0] == 0
@@ -193,7 +193,7 @@ def test_status_reports_a_file_that_is_missing_or_has_another_size(
 
 
 def test_rollback_finds_the_last_intact_version(root: Path) -> None:
-    """Also where the current manifest is what is damaged, and past older versions that are damaged too."""
+    """It is found even if the current manifest is damaged, and damaged older versions are skipped."""
     flip(root / "versions/000003/manifest.json", 200)
     assert Store(root).rollback(None) == (3, 2)
     flip(root / "versions/000002/manifest.json", 0)
@@ -203,7 +203,7 @@ def test_rollback_finds_the_last_intact_version(root: Path) -> None:
 
 
 def test_rollback_skips_a_damaged_parent(root: Path) -> None:
-    """Without a number; with one it is refused."""
+    """Rollback without a number skips it; with its number, rollback is refused."""
     flip(root / "versions/000002/users/vectors.npy", 300)
     with pytest.raises(StoreDamaged, match="version 2 is damaged"):
         Store(root).rollback(2)
@@ -212,7 +212,7 @@ def test_rollback_skips_a_damaged_parent(root: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_every_changed_byte_of_a_manifest_is_detected(root: Path, number: int) -> None:
-    """Beside it stands its hash, as sha256sum writes and reads it; the hash itself is covered too."""
+    """The manifest's hash is in a file that sha256sum can check, and whose changes are detected too."""
     folder = root / "versions" / f"{number:06d}"
     for name in ("manifest.json", "manifest.sha256"):
         whole = (folder / name).read_bytes()
@@ -250,7 +250,7 @@ MANIFEST_LIES = [
 
 @pytest.mark.parametrize(("field", "value"), MANIFEST_LIES)
 def test_a_manifest_without_a_hash_is_validated_by_its_values(root: Path, field: str, value: object) -> None:
-    """Versions without a hash are read; a value that no publisher writes is damage, named with the file."""
+    """Such versions are read; a value that no publisher writes is damage, and the error names the file."""
     folder = root / "versions/000003"
     (folder / "manifest.sha256").unlink()
     assert Store(root).manifest(3).version == 3
@@ -273,7 +273,7 @@ def test_a_manifest_without_a_hash_is_validated_by_its_values(root: Path, field:
     ],
 )
 def test_a_manifest_lists_the_files_of_a_version_and_no_others(root: Path, change: dict[str, object]) -> None:
-    """Paths stay inside, sizes are sizes, hashes are hashes."""
+    """Paths outside the version, negative sizes and malformed hashes are damage."""
     folder = root / "versions/000003"
     (folder / "manifest.sha256").unlink()
     said = json.loads((folder / "manifest.json").read_bytes())
@@ -284,7 +284,7 @@ def test_a_manifest_lists_the_files_of_a_version_and_no_others(root: Path, chang
 
 
 def test_a_store_of_a_later_format_is_not_read(root: Path) -> None:
-    """What its fields mean is not known: exit code 5, and the release that wrote it is asked for."""
+    """The exit code is 5, and the error names the format found and those that can be read."""
     folder = root / "versions/000003"
     (folder / "manifest.sha256").unlink()
     said = json.loads((folder / "manifest.json").read_bytes())
@@ -296,7 +296,7 @@ def test_a_store_of_a_later_format_is_not_read(root: Path) -> None:
 
 
 def part(first: object, last: object, rows: int, name: str = "0") -> dict[str, object]:
-    """Return a part file as a manifest describes it."""
+    """Return the description of a part file in a manifest."""
     return {"file": f"users/part-{name}.parquet", "rows": rows, "first": first, "last": last}
 
 
@@ -314,14 +314,14 @@ PARTS_LIES = {
     "beyond 64 bits": ([part(0, 2**63, 40)], "9223372036854775807"),
     "no rows": ([part(0, 1, 0), part(2, 9, 40, "1")], ">= 1"),
     "one file twice": ([part(0, 20, 20), part(21, 99, 20)], "twice"),
-    "a file that is not listed": ([part(0, 99, 40, "9")], "files that do not belong"),
+    "a file that is not listed": ([part(0, 99, 40, "9")], "missing or listed twice"),
     "a flag": ([part(False, 99, 40)], "bool"),
 }
 
 
 @pytest.mark.parametrize("how", PARTS_LIES)
 def test_part_files_are_described_in_order_or_not_at_all(root: Path, how: str) -> None:
-    """A lookup relies on the ids that bound part files: they ascend, and rows add up to the side's."""
+    """The bounds of part files must ascend and their rows add up to those of the side, since lookups rely on them."""
     parts, found = PARTS_LIES[how]
     folder = root / "versions/000003"
     (folder / "manifest.sha256").unlink()
@@ -340,7 +340,7 @@ def test_part_files_are_described_in_order_or_not_at_all(root: Path, how: str) -
 
 
 def test_format_1_has_no_part_files(root: Path) -> None:
-    """A release that knows only format 1 would take such a version for one without users."""
+    """A release that knows only format 1 would read such a version as one without users."""
     folder = root / "versions/000003"
     (folder / "manifest.sha256").unlink()
     said = json.loads((folder / "manifest.json").read_bytes())
@@ -363,7 +363,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("how", HEADERS)
 def test_array_headers_are_validated(root: Path, how: str) -> None:
-    """Type, order and shape must be those of the format and the manifest, whatever the file's header has."""
+    """Type, order and shape must be those of the format and the manifest."""
     path = root / "versions/000003/items/vectors.npy"
     old, new = (text.encode() for text in HEADERS[how])
     data = path.read_bytes()
@@ -377,7 +377,7 @@ def test_array_headers_are_validated(root: Path, how: str) -> None:
 
 
 def test_a_damaged_line_is_reported_by_every_command(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With its number, by status, history and verify."""
+    """Status, history and verify report it with its line number."""
     lines = (root / layout.JOURNAL).read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"published", b"pub\0ished")
     replace(root / layout.JOURNAL, b"".join(lines))
@@ -391,7 +391,7 @@ def test_a_damaged_line_is_reported_by_every_command(root: Path, capfd: pytest.C
 def test_a_damaged_order_is_reported_by_every_command(
     root: Path, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By status, history, verify and the daemon that decides again; nothing handled becomes new."""
+    """Status, history, verify and sync report it; no handled snapshot becomes new."""
     path = root / layout.ORDER
     settings = directory / "order.yaml"
     settings.write_text(f"watch: {{path: {directory / 'watch'}, complete: marker}}\nstore: {{path: {root}}}\n")
@@ -434,7 +434,7 @@ LINES = {
 @pytest.mark.parametrize("how", LINES)
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_damaged_line_makes_no_published_snapshot_new(root: Path, directory: Path, how: str, number: int) -> None:
-    """The rest of the line, or the version's manifest, shows that it was handled; the order is kept."""
+    """The rest of the line, or the version's manifest, shows that the snapshot was handled."""
     lines = (root / layout.JOURNAL).read_bytes().splitlines()
     lines[number] = LINES[how](lines[number])
     replace(root / layout.JOURNAL, b"\n".join(lines) + b"\n")
@@ -445,7 +445,7 @@ def test_a_damaged_line_makes_no_published_snapshot_new(root: Path, directory: P
 
 
 def test_a_missing_journal_makes_no_published_snapshot_new(root: Path, directory: Path) -> None:
-    """The versions on disk say what they were made from."""
+    """The manifests of the versions name the snapshots that they were made from."""
     (root / layout.JOURNAL).unlink()
     assert "published" not in next_night(root, directory) or Store(root).current() == 4
     names = [entry.snapshot for entry in Store(root).events() if entry.recovered]
@@ -453,7 +453,7 @@ def test_a_missing_journal_makes_no_published_snapshot_new(root: Path, directory
 
 
 def test_no_flipped_bit_of_the_journal_makes_a_handled_snapshot_new(root: Path, directory: Path) -> None:
-    """Published and refused alike; at most they are compared once more and found unchanged."""
+    """Published and refused snapshots are at most compared once more and found unchanged."""
     whole = (root / layout.JOURNAL).read_bytes()
     for offset in range(0, len(whole), 1 + len(whole) // 50):
         flip(root / layout.JOURNAL, offset, offset % 8)
@@ -462,7 +462,7 @@ def test_no_flipped_bit_of_the_journal_makes_a_handled_snapshot_new(root: Path, 
 
 
 def test_lines_of_earlier_releases_are_read(tmp_path: Path) -> None:
-    """They have no checksum."""
+    """Lines without a checksum are read."""
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event":"published","time":"2026-11-25T02:00:00Z","version":7}\n')
     journal = Journal(path)
@@ -472,7 +472,7 @@ def test_lines_of_earlier_releases_are_read(tmp_path: Path) -> None:
 
 
 def test_every_flipped_bit_of_a_line_is_detected(tmp_path: Path) -> None:
-    """Except in the name of the checksum, without which an otherwise intact line is not checked."""
+    """The only exception is the name of the checksum, without which a line is not checked."""
     path = tmp_path / "journal.jsonl"
     Journal(path).append(Event(event="refused", snapshot={"name": "day=1", "stamp": "ab12"}, reason="cosine"))
     (event,) = Journal(path).events()
@@ -485,7 +485,7 @@ def test_every_flipped_bit_of_a_line_is_detected(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_hold_is_in_force(root: Path) -> None:
-    """With the reason why nothing more is known."""
+    """It is in force without a reason, or with one that says that it is damaged."""
     for data in NONSENSE.values():
         replace(root / HOLD, data)
         found = held(root)
@@ -497,7 +497,7 @@ def test_an_unreadable_hold_is_in_force(root: Path) -> None:
 
 
 def test_damage_to_the_records_of_the_daemon_is_reported(root: Path) -> None:
-    """Each is an error with the file's name, or the safe reading of it; never another exception."""
+    """Each is reported as damage with the file's name, or read in the safe way."""
     for data in NONSENSE.values():
         replace(root / layout.STATUS, data)
         with pytest.raises(StoreDamaged, match=r"status\.json: damaged"):
@@ -509,8 +509,8 @@ def test_damage_to_the_records_of_the_daemon_is_reported(root: Path) -> None:
         assert pending_version(Store(root)) == 3
 
 
-def test_readers_report_any_damage_as_such(root: Path, directory: Path) -> None:
-    """Opening, looking up and searching with any file cut short, emptied or gone is an error that names the file."""
+def test_readers_report_any_damage_as_an_error(root: Path, directory: Path) -> None:
+    """If a file is cut short, empty or missing, opening or searching raises an error that names its directory."""
     for path in sorted(files_of(root / "versions/000003")):
         name = path.relative_to(root)
         for data in (b"", path.read_bytes()[:-1], None):
@@ -519,7 +519,7 @@ def test_readers_report_any_damage_as_such(root: Path, directory: Path) -> None:
             if data is not None:
                 path.write_bytes(data)
             if path.name == "manifest.sha256" and data != b"":
-                continue  # none, as in versions of earlier releases, or without its line break
+                continue  # a version without a hash, as from earlier releases, or a hash without a line break
             with pytest.raises(EmbsyncError, match=str(name.parent)), embsync.open(root) as reader:
                 reader.current.search(reader.current.items.vectors[:2])
 
@@ -532,7 +532,7 @@ def test_readers_report_any_damage_as_such(root: Path, directory: Path) -> None:
     ],
 )
 def test_readers_report_impossible_numbers_as_damage(root: Path, name: str, place: int, message: str) -> None:
-    """It does not hash what it opens, but opens nothing that leads elsewhere."""
+    """Readers do not hash the files that they open, but check their values."""
     path = root / "versions/000003" / name
     rows = Store(root).manifest(3).items.rows
     array = np.load(path)
@@ -544,7 +544,7 @@ def test_readers_report_impossible_numbers_as_damage(root: Path, name: str, plac
 
 
 def test_the_configured_directory_is_watched(directory: Path) -> None:
-    """The copy of a store sees the snapshots of the original as handled: what else is here relies on it."""
+    """The copy of a store treats the snapshots of the original as handled, on which the other tests here rely."""
     root = copy(directory / "S", directory / "copy")
     assert waiting(root, directory) == []
     assert config_of(directory).watch.path == str(directory / "watch")

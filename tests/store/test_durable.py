@@ -1,4 +1,4 @@
-"""What a store is after a crash, a full disk, a failing disk and a lying one: as it was, or as it was to be."""
+"""The store after a crash, a full disk, a failing disk and a disk that stores wrong bytes: either old or new."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def store() -> Iterator[Path]:
 def test_a_kill_before_any_call_leaves_the_old_or_the_new_version(
     scenario: str, outcomes: set[int], step: int, least: int
 ) -> None:
-    """SIGKILL before each system call: readers find a complete version at once, and the next command continues from it.
+    """After SIGKILL before each system call, readers find a complete version, from which the next command continues.
 
-    Nothing but final files is left after the next command, and the journal knows the version that is served.
+    The next command leaves only final files, and the journal contains the version that is served.
     """
     environment = {
         **os.environ,
@@ -84,7 +84,7 @@ def test_a_kill_before_any_call_leaves_the_old_or_the_new_version(
     followed = [crash for crash in crashes if "next" in crash]
     assert all(crash["parent"] == crash["current"] and crash["served"] == crash["next"] for crash in followed)
     assert len(followed) >= 3
-    # Once the new version is current it stays so: the switch is one point in time.
+    # Once the new version is current, it stays current: the switch is one point in time.
     order = [crash["current"] != 2 for crash in crashes]
     assert order == sorted(order)
     assert len(crashes) >= least
@@ -108,7 +108,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _fill(place: Path, leave: int) -> Path:
-    """Fill a disk up to ``leave`` bytes."""
+    """Fill a disk until ``leave`` bytes are free."""
     ballast = place / "ballast"
     free = os.statvfs(place)
     with ballast.open("wb") as file:
@@ -119,7 +119,7 @@ def _fill(place: Path, leave: int) -> Path:
 @pytest.mark.parametrize("stage", ["writing", "indexing", "publishing"])
 @pytest.mark.parametrize("leave", [0, 8192])
 def test_a_disk_that_fills_up_leaves_the_store_unchanged(small_disk: Path, stage: str, leave: int) -> None:
-    """Really full, at each stage: out of space (exit 5), serving continues, the next run with enough space works."""
+    """At each stage, the error is ``OutOfSpace`` and the store unchanged; with space again, the next run publishes."""
     root = small_disk / "S"
     first = write_npy(small_disk.parent / "n0", night(0, items=800, users=500))
     second = write_npy(small_disk.parent / "n1", night(1, items=800, users=500))
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_leaves_the_store_unchanged(small_disk: Path, stage
 
 
 def test_too_little_space_is_detected_before_anything_is_written(small_disk: Path) -> None:
-    """The estimate is checked first: out of space, with what there is and what is needed."""
+    """The estimate is checked first, and the error says how much is free and how much is needed."""
     root = small_disk / "S"
     sync(root, night(0, **SIZES), "n0")
     before = snapshot_of(root)
@@ -167,7 +167,7 @@ def _largest_file(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("size", [200, 700, 1500])
 def test_a_file_size_limit_leaves_the_store_unchanged(store: Path, size: int) -> None:
-    """A limit on file size is a disk error like any other, wherever it strikes."""
+    """Exceeding the limit is a store error, whichever file exceeds it."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
     with pytest.raises(StoreError), _largest_file(size):
@@ -175,11 +175,11 @@ def test_a_file_size_limit_leaves_the_store_unchanged(store: Path, size: int) ->
     assert snapshot_of(store) == before
 
 
-# failing and lying disks
+# disks that fail or store wrong bytes
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, name: str, at: int, code: int) -> list[int]:
-    """Make call ``at`` of ``os.<name>`` fail while it is durable.py that calls; return the calls' threads."""
+    """Make call ``at`` of ``os.<name>`` fail; return the threads of the calls."""
     real: Callable[..., Any] = getattr(os, name)
     calls: list[int] = []
 
@@ -195,9 +195,9 @@ def _failing(monkeypatch: pytest.MonkeyPatch, name: str, at: int, code: int) -> 
 
 @pytest.mark.parametrize("name", ["fsync", "rename", "replace", "symlink", "posix_fallocate"])
 def test_a_call_that_fails_changes_nothing(store: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """EIO from each call in turn: a store error, the old version served, no leftovers, and the next run works.
+    """EIO from any call is a store error: the old version is served, nothing is left over, and the next run works.
 
-    An error after the switch is taken back; what the journal may then hold is a line about it.
+    After a later error, the switch is reverted, and the journal may have a line about it.
     """
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = _without_journal(store)
@@ -210,7 +210,7 @@ def test_a_call_that_fails_changes_nothing(store: Path, monkeypatch: pytest.Monk
             break
         assert failure.exit_code == 5
         assert not isinstance(failure, OutOfSpace)
-        later = calls[at + 1 :].count(calls[at])  # another thread may have begun on another file meanwhile
+        later = calls[at + 1 :].count(calls[at])  # another thread may have begun with another file
         assert later <= 1, "a failed call was tried again"
         assert _without_journal(store) == before, f"{name} number {at}"
         at += 1
@@ -231,7 +231,7 @@ def _failure(store: Path, path: Path) -> StoreError | None:
 
 
 def test_a_rename_that_cannot_be_made_durable_is_reverted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An fsync that fails between the rename into place and the switch leaves no unknown version."""
+    """If fsync fails between the rename into place and the switch, the version is removed."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
     real = durable.sync_directory
@@ -247,16 +247,8 @@ def test_a_rename_that_cannot_be_made_durable_is_reverted(store: Path, monkeypat
     assert snapshot_of(store) == before
 
 
-def _failure(store: Path, path: Path) -> StoreError | None:
-    try:
-        publish_snapshot(Store(store), Request(path), configured())
-    except StoreError as error:
-        return error
-    return None
-
-
 def _switched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Note when ``current`` was replaced."""
+    """Record when ``current`` is replaced."""
     real = Path.replace
     switched: list[bool] = []
 
@@ -271,7 +263,7 @@ def _switched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def test_an_error_after_the_switch_does_not_fail_the_publish(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journal that cannot be written once the new version is served: told as published, or taken back.
+    """If the journal cannot be written after the switch, the publish is reverted or succeeds.
 
     "An error anywhere discards the staging directory and leaves current as it was."
     """
@@ -310,7 +302,7 @@ FILES = [
 def test_false_success_of_system_calls_is_detected(
     store: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: float
 ) -> None:
-    """One bit that reads back otherwise than it was written, in any file: never published."""
+    """If one bit of any file reads back differently from what was written, the version is not published."""
     path = write_npy(store.parent / "n1", night(1, **SIZES))
     before = snapshot_of(store)
     real = os.posix_fadvise
@@ -335,11 +327,11 @@ def test_false_success_of_system_calls_is_detected(
     assert snapshot_of(store) == before
 
 
-# the parts
+# array files and staging
 
 
 def test_an_array_file_equals_that_of_numpy(tmp_path: Path) -> None:
-    """Filled in any order, it equals the ``.npy`` of the entire array byte for byte."""
+    """An array that is filled in any order equals the ``.npy`` file of NumPy byte for byte."""
     array = np.random.default_rng(1).standard_normal((100, 7)).astype(np.float32)
     with Staging(tmp_path) as staging:
         file = staging.array("a/b.npy", array.shape, array.dtype)
@@ -358,7 +350,7 @@ def test_an_array_file_equals_that_of_numpy(tmp_path: Path) -> None:
 
 
 def test_long_runs_of_rows_survive_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of live ids between rows of carried ones: the runs go to the file, the others through the map."""
+    """Runs of live rows between carried ones are written to the file, and the carried rows through the memory map."""
     calls: list[int] = []
 
     def pwrite(descriptor: int, data: memoryview, place: int, write: Any = os.pwrite) -> int:
@@ -383,7 +375,7 @@ def test_long_runs_of_rows_survive_short_writes(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without hard links: its contents no longer match its entry, at the same size."""
+    """Without hard links, a copied file whose hash differs from its entry is refused, even at the same size."""
 
     def refused(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
@@ -400,7 +392,7 @@ def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, monke
 
 
 def test_rows_that_were_never_written_are_detected(tmp_path: Path) -> None:
-    """A row put twice or changed behind the file's back does not seal."""
+    """A row that was changed without ``put`` prevents sealing."""
     file = ArrayFile(tmp_path / "a.npy", (10, 2), np.dtype(np.float32))
     file.put(slice(0, 10), np.ones((10, 2)))
     file.array.setflags(write=True)
@@ -412,7 +404,7 @@ def test_rows_that_were_never_written_are_detected(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, "S3"])
 @pytest.mark.parametrize("apart", [1, 7])
 def test_exchanged_rows_are_detected(tmp_path: Path, dtype: Any, apart: int) -> None:
-    """The same bytes, two rows exchanged: a disk that mixes up its blocks gives other ids their vectors."""
+    """Two exchanged rows, with all bytes present, prevent sealing."""
     rows = np.arange(60).reshape(20, 3).astype(dtype)
     file = ArrayFile(tmp_path / "a.npy", rows.shape, rows.dtype)
     file.put(slice(0, 20), rows)
@@ -423,7 +415,7 @@ def test_exchanged_rows_are_detected(tmp_path: Path, dtype: Any, apart: int) -> 
 
 
 def test_an_empty_array_is_written(tmp_path: Path) -> None:
-    """No rows on a side of the anchors: a header and nothing else."""
+    """A side of the anchors without rows is a file with a header only."""
     with Staging(tmp_path) as staging:
         staging.save("e.npy", np.empty((0, 5), np.float32))
         staging.array("f.npy", (0, 5), np.float32)
@@ -433,7 +425,7 @@ def test_an_empty_array_is_written(tmp_path: Path) -> None:
 
 
 def test_discarding_removes_and_publishing_keeps_the_version(tmp_path: Path) -> None:
-    """A staging directory is gone when its context ends, unless it was kept."""
+    """A staging directory is removed when its context ends, unless it was kept."""
     with Staging(tmp_path) as staging:
         staging.save("a.npy", np.arange(3))
         assert staging.path.name.startswith(removal.STAGING_PREFIX)
@@ -450,7 +442,7 @@ def test_discarding_removes_and_publishing_keeps_the_version(tmp_path: Path) -> 
 
 
 def test_small_files_and_links_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On failure the old one stands and no temporary is left."""
+    """After a failure, the old one is unchanged and no temporary file is left."""
     file, link = tmp_path / "f", tmp_path / "current"
     replace_file(file, b"old")
     switch_link(link, "a")
@@ -471,7 +463,7 @@ def test_small_files_and_links_are_replaced_atomically(tmp_path: Path, monkeypat
 
 
 def test_a_line_is_appended_completely_after_a_torn_one(tmp_path: Path) -> None:
-    """A torn last line is closed first, so that it spoils nothing but itself."""
+    """A torn last line is ended first, so that no other line is affected."""
     path = tmp_path / "lines"
     append_line(path, b"one")
     with path.open("ab") as file:

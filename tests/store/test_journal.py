@@ -1,4 +1,4 @@
-"""The journal: one line an event, durable, and readable past whatever a crash left."""
+"""The journal: one line per event, durable, and readable despite lines damaged by a crash."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from embsync.daemon.status import at
-from embsync.pipeline import record
-from embsync.store import journal
 from embsync.store.journal import Event, Journal
+from embsync.store.records import timestamp
 
 
 def test_events_are_read_in_order(tmp_path: Path) -> None:
-    """With the time of writing, and without empty fields."""
+    """Each line has the time of writing, and no empty fields."""
     journal = Journal(tmp_path / "journal.jsonl")
     assert list(journal.events()) == []
     journal.append(Event(event="published", version=1, snapshot={"name": "n", "fingerprint": None}))
@@ -33,7 +31,7 @@ def test_events_are_read_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", [b'{"event":"publis', b"\xff\xfe\x00", b"[]", b'{"version": 3}', b"", b"null"])
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_a_torn_line_is_skipped(tmp_path: Path, torn: bytes, end: bytes) -> None:
-    """What stands before and after it is read; appending after it does not join the two."""
+    """The lines before and after it are read, and an appended line is not joined to it."""
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     journal.append(Event(event="published", version=1))
@@ -44,18 +42,16 @@ def test_a_torn_line_is_skipped(tmp_path: Path, torn: bytes, end: bytes) -> None
 
 
 def test_a_later_release_may_add_fields(tmp_path: Path) -> None:
-    """Unknown fields are no reason to forget an event."""
+    """An event with unknown fields is read."""
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event":"published","version":7,"shiny":true}\n')
     assert [event.version for event in Journal(path).events()] == [7]
 
 
-@pytest.mark.parametrize("moment", [journal.now, record.created, lambda: at(time.time())])
+@pytest.mark.parametrize("moment", [timestamp, lambda: timestamp(time.time())])
 @pytest.mark.parametrize("zone", ["JST-9", "NST3:30"])
-def test_times_are_utc_in_any_time_zone(
-    monkeypatch: pytest.MonkeyPatch, zone: str, moment: Callable[[], str | None]
-) -> None:
-    """In the journal, in a manifest and in the daemon's status."""
+def test_times_are_utc_in_any_time_zone(monkeypatch: pytest.MonkeyPatch, zone: str, moment: Callable[[], str]) -> None:
+    """The journal, a manifest and the daemon's status use UTC."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", zone)
         time.tzset()
@@ -63,5 +59,4 @@ def test_times_are_utc_in_any_time_zone(
         reported = moment()
         after = time.time()
     time.tzset()
-    assert reported is not None
     assert before <= dt.datetime.fromisoformat(reported).timestamp() <= after

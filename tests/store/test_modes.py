@@ -1,4 +1,4 @@
-"""Who may read a store, who may write to it, and who may take its locks, with any umask of its creator."""
+"""Permissions: who may read a store, write to it and take its locks, with any umask of its creator."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _as_nobody(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o000, 0o177])
 def test_modes_are_as_documented(place: Path, umask: Callable[[int], int], mask: int) -> None:
-    """Directories 0755, files 0644, locks 0600, in every part of the store; another user can read all of it."""
+    """Directories have mode 0755, files 0644 and locks 0600 in the entire store; another user can read all of it."""
     umask(mask)
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
@@ -78,7 +78,7 @@ def test_modes_are_as_documented(place: Path, umask: Callable[[int], int], mask:
 
 
 def test_an_existing_directory_keeps_its_mode_and_group(place: Path, umask: Callable[[int], int]) -> None:
-    """A store that the administrator made private stays so; one made for a group can be written by the group."""
+    """A private directory stays private, and the members of a group can write to a directory of the group."""
     umask(0o022)
     private, shared = place / "private", place / "shared"
     private.mkdir(mode=0o700)
@@ -98,7 +98,7 @@ def test_an_existing_directory_keeps_its_mode_and_group(place: Path, umask: Call
 
 
 def test_a_reader_cannot_take_the_locks(place: Path) -> None:
-    """Neither by opening them for reading nor for writing; the mode of an old lock file is corrected."""
+    """Another user can open them neither for reading nor for writing; the mode of an old lock file is corrected."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
     for name in ("lock", "daemon.lock"):
@@ -120,7 +120,7 @@ def test_a_reader_cannot_take_the_locks(place: Path) -> None:
 
 
 def test_another_user_still_knows_whether_locks_are_held(place: Path) -> None:
-    """By the kernel's list: ``status`` shows the daemon as running exactly while it runs."""
+    """The kernel's list of locks shows it: ``status`` reports a daemon as running exactly while it runs."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
     with exclusive(root / "daemon.lock", 0.0, "the daemon"), exclusive(root / "lock", 0.0, "the store"):
@@ -129,7 +129,7 @@ def test_another_user_still_knows_whether_locks_are_held(place: Path) -> None:
 
 
 def test_root_makes_locks_for_the_owner_of_the_store(place: Path) -> None:
-    """Work done by root does not lock the owner out for good; the command line stops root before it."""
+    """Lock files that root creates belong to the owner of the store; the command line refuses root before that."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
     if os.geteuid() != 0:
@@ -142,7 +142,7 @@ def test_root_makes_locks_for_the_owner_of_the_store(place: Path) -> None:
 
 
 def test_a_lock_that_cannot_be_opened_is_a_store_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls that fail are exit 5 with a line, wherever they fail."""
+    """Any command exits with 5 and one line."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
 
@@ -160,7 +160,7 @@ LINGER = """
 import sys
 from pathlib import Path
 from embsync.store import durable
-path, _ = durable._own_file(Path(sys.argv[1]) / "status.json")
+path, _ = durable._create_temporary(Path(sys.argv[1]) / "status.json")
 print(path.name, flush=True)
 sys.stdin.readline()
 """
@@ -168,7 +168,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("name", ["hold", "on_publish.json", "status.json", "attempt.json", "metrics.prom"])
 def test_any_command_removes_temporary_files_of_dead_processes_only(place: Path, name: str) -> None:
-    """Leftovers of a killed process are removed; files that a live one is writing, and foreign ones, stay."""
+    """Files that a killed process left are removed; those of a running process, and foreign ones, stay."""
     root = place / "S"
     sync(root, night(0, **SIZES), "n0")
     (root / f".{name}-0123abcd").touch()
@@ -182,7 +182,7 @@ def test_any_command_removes_temporary_files_of_dead_processes_only(place: Path,
     assert (root / ".notes").exists()
 
 
-# what took effect says so
+# changes that took effect are reported as such
 
 
 def _without_journal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_change_that_could_not_be_journaled_is_reported_as_done(
     effect: str,
     took: Callable[[Path], bool],
 ) -> None:
-    """Exit 5, and both in the line: the effect, which is real, and the journal."""
+    """The exit code is 5, and the error names both the effect and the failure of the journal."""
     root = place / "S"
     for number in range(2):
         sync(root, night(number, **SIZES), f"n{number}")
@@ -232,7 +232,7 @@ def test_a_change_that_could_not_be_journaled_is_reported_as_done(
 
 
 def test_pruned_versions_are_journaled_even_if_a_later_one_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each version's line comes with it, not after all of them."""
+    """Each version is journaled when it is pruned, not after all of them."""
     root = place / "S"
     for number in range(4):
         sync(root, night(number, **SIZES), f"n{number}")
@@ -252,7 +252,7 @@ def test_pruned_versions_are_journaled_even_if_a_later_one_fails(place: Path, mo
 
 
 def test_an_interrupted_pruning_is_journaled_by_the_next_command(place: Path) -> None:
-    """Once, and as recovered."""
+    """It is journaled once, as recovered."""
     root = place / "S"
     for number in range(2):
         sync(root, night(number, **SIZES), f"n{number}")
@@ -268,7 +268,7 @@ def test_an_interrupted_pruning_is_journaled_by_the_next_command(place: Path) ->
     "name", ["day=1\nrefused   day=9", "day=1\x1b[2K\x1b[1Aforged", "day=1\r\x9b31m\u2028x\u202egnp"]
 )
 def test_a_name_cannot_forge_a_log_line(place: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """Line breaks, terminal escapes and signs that turn text around are shown as escapes: one line a thing."""
+    """Line breaks, terminal escapes and bidirectional control characters are shown as escapes, on one line."""
     root = place / "S"
     made = night(0, **SIZES)
     sync(root, made, name)

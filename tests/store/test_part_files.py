@@ -1,4 +1,4 @@
-"""Rows in part files: found by id and by number, a row group at a time; what no writer would have written is damage."""
+"""Rows in part files: found by id and by number, one row group at a time; contents that no writer writes are damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from embsync.pipeline.verify import _WrittenRows
 from embsync.reader import Version
 from embsync.reader.columns import PartColumn
 from embsync.store import Store
-from embsync.store.part_files import PartTable, _Recent
+from embsync.store.part_files import PartTable, _LruCache
 from embsync.store.row_groups import RowGroups
 
 SIZES = {"items": 40, "users": 60, "width": 4}
@@ -69,13 +69,13 @@ def folder(root: Path) -> Path:
 
 @pytest.fixture
 def sides(published: Path) -> Iterator[tuple[Any, Any]]:
-    """The users as arrays and in part files."""
+    """The users as arrays and as part files."""
     with embsync.open(published / "S") as one, embsync.open(published / "parts") as other:
         yield one.current.users, other.current.users
 
 
 def test_rows_are_those_of_the_arrays(sides: tuple[Any, Any]) -> None:
-    """By number in any order and shape, by slice, by mask, one by one, and all of them in order."""
+    """It holds by number in any order and shape, by slice, by mask, singly and in iteration."""
     arrays, parts = sides
     rng = np.random.default_rng(7)
     for name in ("ids", "vectors", "last_seen", "live"):
@@ -96,7 +96,7 @@ def test_rows_are_those_of_the_arrays(sides: tuple[Any, Any]) -> None:
 
 
 def test_all_rows_at_once_are_read_only_where_that_is_asked_for(sides: tuple[Any, Any]) -> None:
-    """Converted to an array by accident they would fill the memory: the error names what to use."""
+    """An accidental conversion to an array would fill the memory; the error names the methods to use."""
     arrays, parts = sides
     for column in (parts.ids, parts.vectors, parts.last_seen, parts.live):
         with pytest.raises(UsageError, match=r"not one array.*side\.blocks\(\).*side\.lookup\(ids\)"):
@@ -108,7 +108,7 @@ def test_all_rows_at_once_are_read_only_where_that_is_asked_for(sides: tuple[Any
 
 @pytest.mark.parametrize("rows", [1, 10, 1000])
 def test_blocks_have_as_many_rows_as_asked_for(sides: tuple[Any, Any], rows: int) -> None:
-    """Across row groups and files; by default a row group each."""
+    """Blocks cross row groups and files; by default, each is one row group."""
     arrays, parts = sides
     for (ids, vectors), (expected, theirs) in zip(parts.blocks(rows), arrays.blocks(rows), strict=True):
         np.testing.assert_array_equal(ids, expected)
@@ -118,7 +118,7 @@ def test_blocks_have_as_many_rows_as_asked_for(sides: tuple[Any, Any], rows: int
 
 
 def test_ids_are_found_wherever_they_are(sides: tuple[Any, Any]) -> None:
-    """Each stored id, in any order and twice; before, between and after them nothing."""
+    """Stored ids are found in any order and if repeated; other ids are not."""
     arrays, parts = sides
     stored = np.asarray(arrays.ids)
     wanted = np.concatenate([stored[::-1], stored[:9]])
@@ -133,7 +133,7 @@ def table_of(folder: Path, file: str = PART) -> Any:
 
 
 def written(table: Any, **options: Any) -> bytes:
-    """Return a table as a parquet file like those of a writer, except for what is asked for."""
+    """Return a table as a parquet file like a writer's, except for the given options."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **{"row_group_size": 7, "use_dictionary": False, "write_statistics": True} | options)
     return buffer.getvalue()
@@ -144,7 +144,7 @@ def with_column(table: Any, name: str, values: Any) -> Any:
 
 
 def vectors_as(change: Any) -> Any:
-    """Return a change of the eighth vector."""
+    """Return a function that changes the eighth vector."""
 
     def changed(table: Any) -> Any:
         values = table["vector"].to_pylist()
@@ -177,7 +177,7 @@ def other_ids(table: Any) -> Any:
     return with_column(table, "id", table["id"].cast(other))
 
 
-#: What a part file may have that no writer writes: a change of its table, options of its writer, and what is said.
+#: Contents that no writer writes: a change of the table, options of the writer, and the message.
 WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "unsorted": (swapped, {}, "ids of row group 1 that do not ascend"),
     "an id twice": (repeated, {}, "ids of row group 1 that do not ascend"),
@@ -212,8 +212,8 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("how", WRONG)
-def test_what_no_writer_writes_is_damage(folder: Path, how: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Also if the hash is that of the manifest: never an answer from such rows, one line and exit code 5."""
+def test_malformed_part_files_are_damage(folder: Path, how: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Even if the hash is that of the manifest, such rows are never returned; the command exits with 5 and one line."""
     change, options, message = WRONG[how]
     replaced(folder, written(change(table_of(folder)), **options))
     with embsync.open(folder.parent.parent) as reader:
@@ -222,17 +222,17 @@ def test_what_no_writer_writes_is_damage(folder: Path, how: str, capfd: pytest.C
         with pytest.raises(StoreDamaged, match=rf"part-00001\.parquet: damaged part file; found .*({message})"):
             for _ in users.stored_blocks():
                 pass
-        assert len(users.vectors[:5]) == 5  # of another file
+        assert len(users.vectors[:5]) == 5  # from another file
     before = snapshot_of(folder.parent.parent)
     bound = Store(folder.parent.parent).manifest(2).parts.users[1].last
     code = run(["lookup", "users", str(bound), "--store", str(folder.parent.parent), "--json"])
     printed = capfd.readouterr()
-    assert (code, printed.err.count("\n")) in {(5, 1), (0, 0)}  # of a row group that is as written
+    assert (code, printed.err.count("\n")) in {(5, 1), (0, 0)}  # from an intact row group
     assert snapshot_of(folder.parent.parent) == before
 
 
-def test_more_columns_are_ignored(folder: Path, sides: tuple[Any, Any]) -> None:
-    """A writer may leave its own there; neither do large lists and strings, or another compression, matter."""
+def test_additional_columns_are_ignored(folder: Path, sides: tuple[Any, Any]) -> None:
+    """Additional columns, large lists and strings, and another compression do not matter."""
     table = table_of(folder)
     table = table.append_column("sums", pa.array([None] * len(table), pa.binary()))
     text = pa.types.is_string(table["id"].type)
@@ -246,7 +246,7 @@ def test_more_columns_are_ignored(folder: Path, sides: tuple[Any, Any]) -> None:
 
 
 def test_a_row_group_is_read_only_if_it_is_small_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is bounded whatever the footer: the limit is eight times what the writer produces."""
+    """Whatever the footer says, memory is bounded by eight times the size that the writer produces."""
     monkeypatch.setattr("embsync.store.row_groups.LARGEST_GROUP", 7 * 4 * 4 - 1)
     with (
         embsync.open(folder.parent.parent) as reader,
@@ -267,7 +267,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_file_that_is_not_the_published_one_is_damage(folder: Path, how: str) -> None:
-    """When the version is opened, by its size; later when the file is read. The next command is named."""
+    """Sizes are checked when the version is opened, files when they are read; the error names the next command."""
     with embsync.open(folder.parent.parent) as reader:
         users = reader.current.users
         assert users is not None
@@ -282,7 +282,7 @@ def test_a_file_that_is_not_the_published_one_is_damage(folder: Path, how: str) 
 
 
 def test_a_changed_byte_is_found_by_verify_and_never_ends_the_process(root: Path, folder: Path) -> None:
-    """Bytes of the footer and of the pages: an error or rows, in a process of its own."""
+    """A changed byte of footer or pages causes an error or rows, but no crash."""
     data = (folder / PART).read_bytes()
     script = """
         import sys, embsync
@@ -314,7 +314,7 @@ def test_a_changed_byte_is_found_by_verify_and_never_ends_the_process(root: Path
 
 
 def test_without_pyarrow_one_line_says_what_to_install(root: Path) -> None:
-    """Items, search and the manifest are read without it; the users are not."""
+    """Items, search and the manifest are read without it, users are not."""
     script = """
         import sys
         sys.modules["pyarrow"] = None
@@ -337,7 +337,7 @@ def test_without_pyarrow_one_line_says_what_to_install(root: Path) -> None:
 
 
 def test_reading_format_1_loads_no_pyarrow(published: Path) -> None:
-    """It takes a quarter of a second and 40 MB, which only part files are worth."""
+    """Loading it takes a quarter of a second and 40 MB, which only part files need."""
     code = "import sys, embsync; embsync.open(sys.argv[1]).current.users.vectors[0]; print('pyarrow' in sys.modules)"
     for store, loaded in (("S", "False"), ("parts", "True")):
         with running(code, published / store) as child:
@@ -347,7 +347,7 @@ def test_reading_format_1_loads_no_pyarrow(published: Path) -> None:
 
 @pytest.fixture(scope="module")
 def four_files() -> Iterator[tuple[Path, Any, Any, Any]]:
-    """100,000 rows in 4 files of 25 row groups each, without a version around them."""
+    """100,000 rows in 4 files of 25 row groups each, without a version."""
     rng = np.random.default_rng(3)
     ids = np.cumsum(rng.integers(1, 9, 100_000))
     vectors = rng.standard_normal((100_000, 16)).astype(np.float32)
@@ -367,10 +367,10 @@ def large(four_files: tuple[Path, Any, Any, Any]) -> tuple[PartTable, Any, Any]:
 def test_rows_in_any_order_are_verified_in_few_passes(
     large: tuple[PartTable, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks asked for by several threads are those of the rows; row groups are read per 25,000 rows, not per block."""
+    """Several threads read blocks; row groups are read once per 25,000 rows, not once per block."""
     table, ids, vectors = large
     monkeypatch.setattr("embsync.pipeline.verify._READ_AT_ONCE", 25_000 * 64)
-    table._columns["vector"] = _Recent(4 * 1000 * 64)
+    table._columns["vector"] = _LruCache(4 * 1000 * 64)
     rows = np.random.default_rng(1).permutation(len(ids))
     rows[77_000] = -1
     read, plain = [], RowGroups.read
@@ -386,7 +386,7 @@ def test_rows_in_any_order_are_verified_in_few_passes(
 
 
 def descriptors() -> int:
-    """Return how many files are open, except those of unreferenced objects."""
+    """Return the number of open files, except those of unreferenced objects."""
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -400,7 +400,7 @@ def bytes_read() -> int:
 def test_a_lookup_reads_the_row_groups_that_it_needs(
     large: tuple[PartTable, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ids of three of a hundred row groups: their ids and vectors, and nothing of the others."""
+    """A lookup in three of a hundred row groups reads ids and vectors of these, and nothing of the others."""
     table, ids, vectors = large
     size = sum(path.stat().st_size for path in table.first_path.parent.iterdir())
     table.positions(ids[::25_000])  # reads the footers
@@ -421,11 +421,11 @@ def test_a_lookup_reads_the_row_groups_that_it_needs(
     assert sorted(read) == [(2, "id"), (2, "vector"), (15, "id"), (15, "vector"), (24, "id"), (24, "vector")]
     assert used < 0.05 * size
     assert table.positions(chosen + 0).tolist() == rows.tolist()
-    assert len(read) == 6  # kept
+    assert len(read) == 6  # served from the cache
 
 
 def test_no_file_stays_open_and_threads_agree(large: tuple[PartTable, Any, Any]) -> None:
-    """Eight threads with their own ids; afterwards as many descriptors as before."""
+    """Eight threads look up different ids; the number of open descriptors is the same afterwards."""
     table, ids, vectors = large
     before = descriptors()
     wrong: list[int] = []
@@ -446,10 +446,10 @@ def test_no_file_stays_open_and_threads_agree(large: tuple[PartTable, Any, Any])
     assert descriptors() == before
 
 
-def test_little_is_kept(large: tuple[PartTable, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each column no more bytes than the limit, those used last."""
+def test_the_cache_is_bounded(large: tuple[PartTable, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each column, the cache keeps the row groups used last, up to its limit in bytes."""
     table = large[0]
-    recent: _Recent[Any] = _Recent(200_000)  # of row groups of 64,000
+    recent: _LruCache[Any] = _LruCache(200_000)  # of row groups of 64,000
     monkeypatch.setitem(table._columns, "vector", recent)
     table.take("vector", np.arange(0, 100_000, 500))
     assert list(recent._values) == [(3, 22), (3, 23), (3, 24)]
@@ -473,7 +473,7 @@ def test_too_many_open_files_are_no_damage(large: tuple[PartTable, Any, Any]) ->
 
 
 def test_a_pinned_version_is_not_pruned_and_a_deleted_one_is_not_damage(root: Path) -> None:
-    """As for arrays: the lease lasts until the version is closed; what was read remains."""
+    """As with arrays, the lease lasts until the version is closed, and rows that were read remain valid."""
     version = Version(root / "versions/000002")
     users = version.users
     assert users is not None
@@ -488,7 +488,7 @@ def test_a_pinned_version_is_not_pruned_and_a_deleted_one_is_not_damage(root: Pa
 
 @pytest.mark.torture
 def test_memory_does_not_grow_with_the_side(tmp_path: Path) -> None:
-    """2,000,000 x 32, 256 MB of vectors: 10,000 random ids, their rows, and a pass over all take 100 MB at most."""
+    """With 256 MB of vectors, 10,000 lookups and a pass over all rows take at most 100 MB."""
     ids = np.arange(2_000_000, dtype=np.int64) * 3
     rng = np.random.default_rng(1)
 
@@ -505,7 +505,7 @@ def test_memory_does_not_grow_with_the_side(tmp_path: Path) -> None:
         from pathlib import Path
         from embsync.file_hashes import FileEntry
         from embsync.manifest import Parts
-        from embsync.store.part_files import PartTable, _Recent
+        from embsync.store.part_files import PartTable, _LruCache
         parts, sizes = msgspec.json.decode(sys.argv[2], type=tuple[Parts, dict[str, int]])
         files = [FileEntry(path, size, "") for path, size in sizes.items()]
         table = PartTable(Path(sys.argv[1]), types.SimpleNamespace(dimension=32, parts=parts, files=files))

@@ -1,6 +1,6 @@
 """Real power failures: an ext4 file system is shut down without writing its caches back, and mounted again.
 
-A killed process never tests fsync, as the kernel still writes what it was given. Here it does not.
+A killed process does not test fsync, since the kernel still writes its data. A shutdown of the file system does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.mark.parametrize("cuts", [4, pytest.param(200, marks=pytest.mark.torture)])
 def test_an_acknowledged_publish_survives_a_power_cut(disk: Disk, tmp_path: Path, cuts: int) -> None:
-    """After each cut at a random moment: ``current`` is intact, and no older than the last version reported."""
+    """After a cut at a random moment, ``current`` is intact and no older than the last version reported."""
     snapshots = [str(write_npy(tmp_path / f"n{n}", night(n, items=90, users=70))) for n in range(_NIGHTS)]
     chance = random.Random(5)
     fork = multiprocessing.get_context("forkserver")
@@ -47,11 +47,11 @@ def test_an_acknowledged_publish_survives_a_power_cut(disk: Disk, tmp_path: Path
     root = disk.place / "S"
     reported = 0
     for turn in range(cuts):
-        hear, tell = fork.Pipe(duplex=False)
-        publisher = fork.Process(target=publish_for_ever, args=(str(root), snapshots, turn, tell), daemon=True)
+        receiver, sender = fork.Pipe(duplex=False)
+        publisher = fork.Process(target=publish_for_ever, args=(str(root), snapshots, turn, sender), daemon=True)
         publisher.start()
-        tell.close()
-        reported, _ = hear.recv()  # at work
+        sender.close()
+        reported, _ = receiver.recv()  # at work
         time.sleep(chance.uniform(0.0, 0.4))
         cut = time.monotonic()
         disk.cut()
@@ -60,8 +60,8 @@ def test_an_acknowledged_publish_survives_a_power_cut(disk: Disk, tmp_path: Path
         publisher.join()
         with contextlib.suppress(EOFError):
             while True:
-                version, at = hear.recv()
-                # Nobody hears what is said after a real cut. Here the process lives on for a moment, and an fsync that
+                version, at = receiver.recv()
+                # After a real cut nothing is reported. Here the process lives on for a moment, and an fsync that
                 # the shutdown overtakes may return 0: ext4 finds its transaction over, which jbd2 ended unrecorded.
                 reported = version if at < cut else reported
         disk.unmount()

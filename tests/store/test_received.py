@@ -1,4 +1,4 @@
-"""Files that arrive from another host: what the disk has is what the manifest says, or the fault is named."""
+"""Files from another host: the file on the disk matches the manifest, or the error names the fault."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pytest
 from embsync.errors import StoreDamaged, StoreError
 from embsync.file_hashes import FileEntry
 from embsync.store import received
-from embsync.store.received import Pieces, ReceivedVersion
+from embsync.store.received import OpenPieces, ReceivedVersion
 
 CONTENT = bytes(range(256)) * 1000
 ENTRY = FileEntry("items/vectors.npy", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
 class Sender:
-    """Sends contents, one each time it is asked, from where the receiver is."""
+    """Sends one content per request, from the offset that the receiver asks for."""
 
     def __init__(self, *contents: bytes) -> None:
         self.starts: list[int] = []
         self._contents = iter(contents)
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> OpenPieces:
         @contextmanager
         def opened(start: int) -> Iterator[list[bytes]]:
             self.starts.append(start)
@@ -39,18 +39,18 @@ class Sender:
 
 @pytest.fixture
 def version(tmp_path: Path) -> Iterator[ReceivedVersion]:
-    """Yield an empty version in the making."""
+    """An empty version that is being received."""
     with ReceivedVersion(tmp_path, "7-abc") as version:
         yield version
 
 
 def changed(content: bytes) -> bytes:
-    """Return bytes of the same length of which one differs."""
+    """Return bytes of the same length, one of which differs."""
     return content[:500] + bytes([content[500] ^ 1]) + content[501:]
 
 
 def test_a_file_arrives_in_one_transfer(version: ReceivedVersion) -> None:
-    """It has its name once it was read back."""
+    """It gets its name after it was read back."""
     sender = Sender(CONTENT)
     version.receive(ENTRY, sender.pieces())
     assert (version.path / ENTRY.path).read_bytes() == CONTENT
@@ -59,7 +59,7 @@ def test_a_file_arrives_in_one_transfer(version: ReceivedVersion) -> None:
 
 @pytest.mark.parametrize("wrong", [changed(CONTENT), CONTENT[:-1], CONTENT + b"x", b""])
 def test_what_arrives_wrong_once_is_received_again(version: ReceivedVersion, wrong: bytes) -> None:
-    """From its start."""
+    """The second transfer begins at offset 0."""
     sender = Sender(wrong, CONTENT)
     version.receive(ENTRY, sender.pieces())
     assert (version.path / ENTRY.path).read_bytes() == CONTENT
@@ -68,14 +68,14 @@ def test_what_arrives_wrong_once_is_received_again(version: ReceivedVersion, wro
 
 @pytest.mark.parametrize("wrong", [changed(CONTENT), CONTENT[:-1], CONTENT + b"x", b""])
 def test_what_arrives_wrong_twice_is_refused_and_leaves_nothing(version: ReceivedVersion, wrong: bytes) -> None:
-    """The sender has something else."""
-    with pytest.raises(StoreDamaged, match="did not arrive as its manifest says"):
+    """The sender's file differs from the manifest."""
+    with pytest.raises(StoreDamaged, match="a received file does not match its manifest"):
         version.receive(ENTRY, Sender(wrong, wrong).pieces())
     assert list((version.path / "items").iterdir()) == []
 
 
 def test_a_file_is_continued_and_checked_from_its_start(version: ReceivedVersion) -> None:
-    """What an earlier process left counts, if it is right."""
+    """The part that an earlier process received is used if it is correct."""
     (version.path / "items").mkdir()
     partial = version.path / "items" / "vectors.npy.partial"
     wrong = changed(CONTENT[:3000])
@@ -90,7 +90,7 @@ def test_a_file_is_continued_and_checked_from_its_start(version: ReceivedVersion
 def test_a_disk_that_gives_other_bytes_back_is_at_fault(
     version: ReceivedVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the sender, whose object would be called damaged."""
+    """The error names the disk, and not the sender's object as damaged."""
 
     def pread(*arguments: Any) -> bytes:
         return changed(os.pread(*arguments))

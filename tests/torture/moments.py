@@ -1,4 +1,4 @@
-"""Send signals at random moments to a process that runs one command after the other, and tells each that is done.
+"""Send signals at random moments to a process that runs one command after the other and reports each that is done.
 
 Run as a program, as ``points.py`` is.
 """
@@ -26,13 +26,13 @@ from embsync.store import Store
 from embsync.store.contents import PUBLISHES
 from embsync.store.hold import hold, resume
 
-#: Seconds after which a signal that did nothing is sent again.
+#: Seconds after which a signal without effect is sent again.
 _PATIENCE = 5.0
 _ANY = Scenario("any command", "two", lambda _: None, frozenset(range(1, 10_000)))
 
 
 def _commands(root: Path, snapshots: Path, chance: random.Random) -> dict[str, Callable[[], int | bool]]:
-    """Return the commands; those that end with a version current return its number."""
+    """Return the commands; those that make a version current return its number."""
     store = Store(root)
     night = snapshots / f"night-{chance.randrange(4)}"
     return {
@@ -47,7 +47,7 @@ def _commands(root: Path, snapshots: Path, chance: random.Random) -> dict[str, C
 
 
 def live(root: Path, snapshots: Path, seed: int, reported: int) -> None:
-    """Run commands for ever; write when each was done and which version is current then."""
+    """Run commands forever; write when each was completed and which version is then current."""
     chance = random.Random(seed)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -62,49 +62,49 @@ def _one_after_the_other(root: Path, snapshots: Path, chance: random.Random, rep
         name = chance.choices(list(commands), [5, 1, 2, 1, 1, 1, 1])[0]
         try:
             version = commands[name]()
-        except EmbsyncError:  # refused, or nothing to go back to: nothing is acknowledged
+        except EmbsyncError:  # refused, or nothing to return to: not acknowledged
             continue
         if not isinstance(version, bool):
             os.write(reported, f"{time.monotonic()} {version}\n".encode())
 
 
 def begun(bench: Bench, seed: int) -> tuple[int, int]:
-    """Start a process that runs commands; return it and its output."""
-    hear, tell = os.pipe()
+    """Start a process that runs commands; return its process id and the reading end of its output."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(hear)
-        live(bench.root, bench.directory, seed, tell)
-    os.close(tell)
-    return child, hear
+        os.close(reader)
+        live(bench.root, bench.directory, seed, writer)
+    os.close(writer)
+    return child, reader
 
 
-def heard(hear: int, until: float) -> list[int]:
+def acknowledged(reader: int, until: float) -> list[int]:
     """Return the versions that were acknowledged before a moment."""
-    with open(hear, "rb") as lines:
+    with open(reader, "rb") as lines:
         reported = [line.split() for line in lines]
     return [int(version) for at, version in reported if float(at) < until]
 
 
 def main(directory: Path, most: int, seed: int, output: Path) -> None:
-    """Try moments and leave the tally."""
+    """Try moments and write the tally."""
     tally, chance, bench = Tally("moments"), random.Random(seed), Bench(directory)
     bench.fresh(SCENARIOS["publish"])
     for turn in range(most):
-        child, hear = begun(bench, seed + turn)
+        child, reader = begun(bench, seed + turn)
         time.sleep(chance.uniform(0.0, 0.5))
         number = chance.choice((signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
         _end(child, number)
-        check(bench, tally, f"{number.name} in turn {turn}", heard(hear, time.monotonic()))
-        if turn % 50 == 49:  # small again, and of few dimensions
+        check(bench, tally, f"{number.name} in turn {turn}", acknowledged(reader, time.monotonic()))
+        if turn % 50 == 49:  # a small store again, with few dimensions
             bench.fresh(SCENARIOS["publish"])
     output.write_text(json.dumps(dataclasses.asdict(tally)))
 
 
 def _end(child: int, number: signal.Signals) -> None:
-    """Send the signal, as often as a user at a keyboard would, until the process has ended.
+    """Send the signal until the process has ended, as a user at a keyboard would.
 
-    Python drops an interrupt that comes while it runs a finalizer or the hooks of a fork.
+    Python drops an interrupt that arrives while it runs a finalizer or the hooks of a fork.
     """
     while True:
         os.kill(child, number)
@@ -116,7 +116,7 @@ def _end(child: int, number: signal.Signals) -> None:
 
 
 def check(bench: Bench, tally: Tally, point: str, reported: list[int]) -> None:
-    """Examine the store, and whether it knows what was acknowledged last, and stands there or beyond."""
+    """Examine the store; the version that was acknowledged last is in the journal, and it or a later one is current."""
     store = Store(bench.root)
     examine(bench, _ANY, tally, point, done=False, follow=False)
     if not reported:

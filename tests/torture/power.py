@@ -1,6 +1,6 @@
-"""Cut the power of a real ext4 at random moments while one command follows the other.
+"""Cut the power of a real ext4 file system at random moments while commands run one after the other.
 
-Run as a program, as ``points.py`` is. Exits with 77 where such a disk cannot be had.
+Run as a program, as ``points.py`` is. Exits with 77 if such a file system cannot be made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from support.disk import Disk
-from torture.moments import begun, check, heard
+from torture.moments import acknowledged, begun, check
 from torture.report import Tally
 from torture.scenarios import SCENARIOS, Bench
 
@@ -24,7 +24,7 @@ _NOT_HERE = 77
 
 
 def main(directory: Path, most: int, seed: int, output: Path) -> None:
-    """Try moments and leave the tally."""
+    """Try moments and write the tally."""
     tally, chance, bench = Tally("power"), random.Random(seed), Bench(directory)
     try:
         disk = Disk(directory)
@@ -37,15 +37,15 @@ def main(directory: Path, most: int, seed: int, output: Path) -> None:
             if turn % 50 == 0:
                 bench.fresh(SCENARIOS["publish"], linked=False)
                 os.sync()
-            child, hear = begun(bench, seed + turn)
+            child, reader = begun(bench, seed + turn)
             time.sleep(chance.uniform(0.0, 0.4))
-            # Nobody hears what is said after a real cut. Here the process lives on for a moment, and an fsync that the
+            # After a real cut nothing is reported. Here the process lives on for a moment, and an fsync that the
             # shutdown overtakes may return 0: ext4 finds its transaction over, which jbd2 ended unrecorded.
             cut = time.monotonic()
             disk.cut()
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            reported = heard(hear, cut)
+            reported = acknowledged(reader, cut)
             disk.unmount()
             disk.mount()
             check(bench, tally, f"cut in turn {turn}", reported)

@@ -1,4 +1,4 @@
-"""Every command that changes a store, ready to be broken at any moment, and what must hold afterwards."""
+"""Every command that changes a store, to be stopped at any point, and what must hold afterwards."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from embsync.pipeline.widen import widen
 from embsync.store import Store, layout
 from embsync.store.contents import PUBLISHES
 from embsync.store.hold import hold, resume
+from embsync.watching.backlog import Entry
+from embsync.watching.discovery import Child
 
 SIZES = {"items": 40, "users": 36, "width": 4}
 CONFIG = configured(store__keep_versions=2)
-#: What may lie in a store after the next command; nothing else.
+#: All names that a store may contain after the next command.
 _AT_REST = {"versions", "current", "journal.jsonl", "lock", "hold", "on_publish.json"}
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command: the store it starts from, the command itself, and which versions may be current afterwards."""
+    """A command: the store it starts from, the function that runs it, and which versions may be current afterwards."""
 
     name: str
     base: str
@@ -50,27 +52,12 @@ def _prune(root: Path) -> None:
 
 
 def _work(root: Path) -> None:
-    """Do what the daemon's process does with one job."""
+    """Run one job as the daemon's worker does."""
     path = root.parent / "night-2"
-    job = Job(
-        store=str(root),
-        config=_plain(),
-        name=path.name,
-        path=str(path),
-        reason="",
-        stamp=None,
-        mtime_ns=0,
-        fingerprint=None,
-    )
-    outcome = work.run(job, lambda _: None)
-    if outcome.kind in {"error", "crashed", "held"}:  # held: where the hold cannot be read
+    entry = Entry(Child(path.name, path, "ready", "", None, 0), "next", "")
+    outcome = work.run(Job(root, CONFIG, entry), lambda _: None)
+    if outcome.kind in {"error", "crashed", "held"}:  # held: also if the hold cannot be read
         raise OSError(outcome.what)
-
-
-def _plain() -> dict[str, object]:
-    import msgspec
-
-    return msgspec.to_builtins(CONFIG)
 
 
 def _relabel(root: Path) -> None:
@@ -105,7 +92,7 @@ SCENARIOS = {
 
 
 class Bench:
-    """The stores that scenarios start from, and a copy of one that a command is broken on."""
+    """The stores that scenarios start from, and the copy of one on which a command is run."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -137,7 +124,7 @@ class Bench:
             (root / ".hold-0123abcd").touch()
 
     def fresh(self, scenario: Scenario, *, linked: bool = True) -> Path:
-        """Put the scenario's store in place: files of versions linked, since they are never written to, or copied."""
+        """Copy the scenario's store; version files may be linked, since they are never written to."""
         shutil.rmtree(self.root, ignore_errors=True)
         base = self.directory / f"base-{scenario.base}"
         if base.is_dir():
@@ -155,7 +142,7 @@ def _ended(owner: type, name: str, root: Path) -> None:
 
 
 def forked(act: Callable[[], object]) -> int:
-    """Run something in a child; return 0 when it came to its end, 1 after an error, or minus the signal."""
+    """Run something in a child; return 0 if it completed, 1 after an error, 2 if interrupted, or minus the signal."""
     child = os.fork()
     if child == 0:
         code = 2
@@ -173,12 +160,12 @@ def forked(act: Callable[[], object]) -> int:
 
 
 def examine(bench: Bench, scenario: Scenario, tally: Tally, point: str, *, done: bool, follow: bool) -> None:
-    """Count what a broken command did to the store: for readers at once, and for the next command.
+    """Count the harm that a stopped command did to the store, for readers at once and for the next command.
 
     Parameters
     ----------
     done : bool
-        The command said that it was done.
+        The command reported success.
     follow : bool
         Publish another night as well.
     """
@@ -229,7 +216,7 @@ def _left_over(root: Path) -> list[str]:
 
 
 def _compared(bench: Bench, scenario: Scenario, current: int | None, *, done: bool) -> list[tuple[str, str]]:
-    """Compare the journal with the disk, and both with what they were before."""
+    """Compare the journal with the disk, and both with their state before the command."""
     store, harms = Store(bench.root), []
     events = list(store.journal.events())
     base = bench.directory / f"base-{scenario.base}"
@@ -257,7 +244,7 @@ def _compared(bench: Bench, scenario: Scenario, current: int | None, *, done: bo
 
 
 def _follow(bench: Bench, tally: Tally, where: str, current: int | None) -> None:
-    """Publish the next night on top."""
+    """Publish the next night on the current version."""
     store = Store(bench.root)
     try:
         expected = store.next_number()

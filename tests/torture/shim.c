@@ -1,4 +1,4 @@
-/* Loaded before the C library: lets calls fail, be short, or lie, from a chosen one on. Armed by the process itself. */
+/* Loaded before the C library: makes calls fail, be short or falsely succeed, from a given one on. Armed by shim_arm. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -18,7 +18,7 @@ enum { FAIL, SHORT, LIE };
 
 static volatile int armed, mode, error_number;
 static volatile long counted, first, how_many;
-/* Seconds by which the wall clock is wrong; how often it was asked for. */
+/* Seconds by which the wall clock is shifted; how often it was read. */
 static struct { volatile long shift, asked; } no_clock, *the_clock = &no_clock;
 static char prefix[4096];
 static char last[64];
@@ -31,7 +31,7 @@ void shim_disarm(void) { armed = 0; }
 long shim_counted(void) { return counted; }
 const char *shim_last(void) { return last; }
 
-/* Whether this call is one of those that are to go wrong; counts calls on the chosen files alone. */
+/* Whether this call is one of those that go wrong; counts only calls on paths with the prefix. */
 static int struck(const char *name, const char *path) {
     if (!armed || !path || strncmp(path, prefix, strlen(prefix)) != 0) return 0;
     long number = __atomic_fetch_add(&counted, 1, __ATOMIC_SEQ_CST);
@@ -54,8 +54,8 @@ static int struck_open(const char *name, int descriptor) {
     static type (*real)(__VA_ARGS__); \
     if (!real) real = (type (*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name)
 
-/* FAIL: the error. LIE: success, and nothing done. SHORT has a meaning for reads and writes alone; elsewhere the work is
-   done and an error returned all the same. */
+/* FAIL returns the error. LIE returns success and does nothing. SHORT shortens reads and writes; other calls do their
+   work and return the error. */
 #define PLAIN(name, parameters, arguments, hit) \
     int name parameters { \
         static int (*real) parameters; \
@@ -142,7 +142,7 @@ int open64(const char *path, int flags, ...) {
     return real(path, flags, bits);
 }
 
-/* The clock is set from outside, through a file that all processes under test map. */
+/* The shift is set from outside, through a file that is mapped by all processes under test. */
 __attribute__((constructor)) static void find_clock(void) {
     const char *path = getenv("SHIM_CLOCK");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;

@@ -1,6 +1,6 @@
-"""Two writers, a daemon, and everybody who prunes, rolls back, holds, resumes and widens, beside readers of every kind.
+"""Two writers, a daemon and commands that prune, roll back, hold, resume and widen, beside readers of every kind.
 
-``EMBSYNC_CONCURRENCY_SECONDS`` says for how long (600).
+``EMBSYNC_CONCURRENCY_SECONDS`` is the duration of the long run (600).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from embsync.store import Store
 
 SECONDS = float(os.environ.get("EMBSYNC_CONCURRENCY_SECONDS", "600"))
 SIZES = {"items": 100, "users": 80, "width": 6}
-#: Exit codes while others work: done, not there (6), or a lock waited for too long, or a version gone by then (5). No
-#: command is told of a mistake in how it was called (2), nor of one of ours (1).
+#: Exit codes during concurrent work: success, not found (6), a lock timeout or a deleted version (5). Neither wrong
+#: usage (2) nor an unexpected error (1) may occur.
 ALLOWED = {0, 5, 6}
 
 
@@ -54,7 +54,7 @@ def place() -> Iterator[Path]:
 
 
 class Crowd:
-    """All that happens at once, and what harm it did."""
+    """All concurrent activities, and the harm they did."""
 
     def __init__(self, place: Path, made: Tally) -> None:
         self.place, self.root, self.made = place, place / "S", made
@@ -63,12 +63,12 @@ class Crowd:
         self.lock = threading.Lock()
 
     def harm(self, kind: str, what: str) -> None:
-        """Note a harm."""
+        """Record a harm."""
         with self.lock:
             self.made.harm(kind, what)
 
     def command(self, *arguments: str) -> None:
-        """Run a command as a person would, to its end."""
+        """Run a command to its end."""
         done = subprocess.run(
             [sys.executable, "-m", "embsync", *arguments, "--config", str(self.place / "embsync.yaml")],
             capture_output=True,
@@ -78,14 +78,14 @@ class Crowd:
         )
         if done.returncode not in ALLOWED or "Traceback" in done.stderr:
             self.harm("unrepaired", f"{arguments}: {done.returncode} {done.stderr[-500:]}")
-        self.did[arguments[0] if done.returncode == 0 else f"{arguments[0]} in vain"] += 1
+        self.did[arguments[0] if done.returncode == 0 else f"{arguments[0]} failed"] += 1
 
     def write(self, chance: random.Random) -> None:
-        """Publish."""
+        """Publish a snapshot."""
         self.command("sync", str(self.place / f"snapshots/n{chance.randrange(5)}"))
 
     def drop(self, chance: random.Random) -> None:
-        """Leave a snapshot for the daemon."""
+        """Write a snapshot for the daemon."""
         name = f"day={self.did['dropped'] + 1:05d}"
         path = write_npy(self.place / "watched" / name, night(chance.randrange(5), **SIZES))
         (path / "_SUCCESS").touch()
@@ -99,7 +99,7 @@ class Crowd:
             self.command("resume")
 
     def widen(self, chance: random.Random) -> None:
-        """Widen the space, now and then."""
+        """Widen the space every few seconds."""
         with embsync.open(self.root) as reader:
             dimension = reader.current.record.dimension
         if dimension < 40:
@@ -107,13 +107,13 @@ class Crowd:
         self.stop.wait(5)
 
     def ask(self, chance: random.Random) -> None:
-        """Ask by a command that opens the store and ends."""
+        """Run a command that opens the store and exits."""
         self.command(
             *chance.choice([("status",), ("search", "--user", "2007", "-k", "2"), ("history",), ("show",)]), "--json"
         )
 
     def refresh(self, _: random.Random) -> None:
-        """Read for a while with a reader that is refreshed, and with newly opened ones."""
+        """Read repeatedly with a reader that is refreshed."""
         with embsync.open(self.root) as reader:
             for _ in range(50):
                 reader.refresh()
@@ -128,7 +128,7 @@ class Crowd:
                 self.stop.wait(0.005)
 
     def read(self, version: Version) -> None:
-        """Read a version, which is all of one piece."""
+        """Read a version and check that its parts belong together."""
         try:
             assert version.users is not None
             assert version.lineage[-1] == version.number == version.record.version
@@ -140,7 +140,7 @@ class Crowd:
         self.did["reads"] += 1
 
     def keep_on(self, deed: Callable[[random.Random], None], seed: int) -> None:
-        """Do something again and again."""
+        """Repeat an activity until the end."""
         chance = random.Random(seed)
         while not self.stop.is_set():
             try:
@@ -150,7 +150,7 @@ class Crowd:
 
 
 def acknowledged(root: Path) -> tuple[set[int], set[int]]:
-    """Return the versions that were published and those that were pruned, by the journal."""
+    """Return the published and the pruned versions in the journal."""
     events = list(Store(root).journal.events())
     return (
         {event.version or 0 for event in events if event.event in ("published", "widened")},
@@ -161,7 +161,7 @@ def acknowledged(root: Path) -> tuple[set[int], set[int]]:
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(SECONDS, marks=pytest.mark.torture)])
 def test_writers_daemon_and_readers_run_at_once(place: Path, seconds: float) -> None:
-    """Nothing torn, lost, phantom or unrepaired: every version is intact, and was published by one of the writers."""
+    """Nothing is torn, lost, phantom or unrepaired: versions are intact, and published ones exist or were pruned."""
     root = place / "S"
     with tally("concurrency", least=int(3 * seconds)) as made, contextlib.ExitStack() as stack:
         crowd = Crowd(place, made)

@@ -1,4 +1,4 @@
-"""Every block of docs/training.md and the guides to producers is run, with the library itself where it is installed."""
+"""Every block of docs/training.md and the producer guides is run, with the library itself if it is installed."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ ITEMS, USERS = RNG.normal(size=(40, 4)).astype("f4"), RNG.normal(size=(30, 4)).a
 
 
 def run(block: str, folder: Path, **given: Any) -> Any:
-    """Run a block of the page and return the snapshot that it left."""
+    """Run a block of the page and return the snapshot that it wrote."""
     ids = {"item_ids": [f"i{k}" for k in range(40)], "user_ids": np.arange(30)}
     exec(BLOCKS[block], {"embsync": embsync, "watched": folder, "night": "day=1", **ids, **given})
     return open_snapshot(folder / "day=1", SnapshotConfig())
 
 
+@pytest.mark.services("implicit")
 @pytest.mark.filterwarnings("ignore:OpenBLAS is configured")
 def test_the_example_for_implicit_runs(tmp_path: Path) -> None:
-    """The library's own model."""
+    """The model is trained by implicit itself."""
     implicit = pytest.importorskip("implicit.als", reason="implicit is not installed")
     sparse = pytest.importorskip("scipy.sparse")
     model = implicit.AlternatingLeastSquares(factors=4, iterations=1, num_threads=1)
@@ -42,12 +43,13 @@ def test_the_example_for_implicit_runs(tmp_path: Path) -> None:
     assert (opened.items.count, opened.users.count, opened.width) == (40, 30, 4)
 
 
+@pytest.mark.services("implicit")
 @pytest.mark.filterwarnings("ignore:OpenBLAS is configured")
 @pytest.mark.parametrize(
     ("module", "name"), [("bpr", "BayesianPersonalizedRanking"), ("lmf", "LogisticMatrixFactorization")]
 )
 def test_biases_of_implicit_are_columns_with_ones_on_the_other_side(tmp_path: Path, module: str, name: str) -> None:
-    """As the page describes them, and unchanged."""
+    """The snapshot has the columns that the page describes, with the model's values."""
     library = pytest.importorskip(f"implicit.{module}", reason="implicit is not installed")
     sparse = pytest.importorskip("scipy.sparse")
     model = getattr(library, name)(factors=4, iterations=1, num_threads=1)
@@ -59,16 +61,17 @@ def test_biases_of_implicit_are_columns_with_ones_on_the_other_side(tmp_path: Pa
     assert module == "bpr" or (items == 1).all(axis=0).any()
 
 
+@pytest.mark.services("gensim")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_example_for_gensim_runs(tmp_path: Path) -> None:
-    """The library's own model."""
+    """The model is trained by gensim itself."""
     gensim = pytest.importorskip("gensim.models", reason="gensim is not installed")
     model = gensim.Word2Vec([["a", "b", "c"]] * 20, vector_size=4, min_count=1, workers=1)
     assert run("gensim", tmp_path, model=model).items.count == 3
 
 
 def test_biases_become_columns(tmp_path: Path) -> None:
-    """The products are the model's scores."""
+    """The inner products are the model's scores."""
     item_bias, user_bias = RNG.normal(size=40), RNG.normal(size=30)
     model = SimpleNamespace(
         get_item_representations=lambda: (item_bias, ITEMS), get_user_representations=lambda: (user_bias, USERS)
@@ -79,7 +82,7 @@ def test_biases_become_columns(tmp_path: Path) -> None:
 
 
 class Tensor:
-    """What a tensor with gradients does: it refuses to be an array until it is detached."""
+    """A tensor with gradients, which cannot be converted to an array until it is detached."""
 
     def __init__(self, values: Any, *, detached: bool = False) -> None:
         self.values, self.detached, self.dtype = values, detached, "torch.float32"
@@ -102,14 +105,14 @@ class Tensor:
 
 
 def test_the_example_for_torch_runs(tmp_path: Path) -> None:
-    """Weights need gradients."""
+    """Weights with gradients are detached first."""
     towers = {name: SimpleNamespace(weight=Tensor(array)) for name, array in (("item", ITEMS), ("user", USERS))}
     model = SimpleNamespace(item_tower=towers["item"], user_tower=towers["user"])
     assert run("torch", tmp_path, model=model).items.count == 40
 
 
 class Layers:
-    """A model of Keras: layers by name, with a vocabulary or weights; row 0 is out of vocabulary."""
+    """A Keras model: layers by name, with a vocabulary or weights; row 0 is out of vocabulary."""
 
     def __init__(self) -> None:
         weights = {"items": ITEMS, "users": USERS}
@@ -125,14 +128,14 @@ class Layers:
 
 
 def test_the_example_for_keras_runs(tmp_path: Path) -> None:
-    """The row that belongs to no id is omitted, and every other one keeps its id."""
+    """The row without an id is omitted, and all other rows keep their ids."""
     opened = run("keras", tmp_path, model=Layers())
     assert (opened.items.ids()[0], opened.users.ids().tolist()) == (b"i0", list(range(30)))
     np.testing.assert_array_equal(next(opened.items.blocks())[1], ITEMS)
 
 
 def test_the_example_for_towers_of_keras_runs(tmp_path: Path) -> None:
-    """What a network predicts is what is written."""
+    """The snapshot has the outputs of the networks."""
     item_tower, user_tower = (SimpleNamespace(predict=lambda rows, **_: np.tanh(rows)) for _ in range(2))
     towers = {"item_tower": item_tower, "user_tower": user_tower}
     opened = run("keras_towers", tmp_path, **towers, item_features=ITEMS, user_features=USERS)
@@ -140,13 +143,13 @@ def test_the_example_for_towers_of_keras_runs(tmp_path: Path) -> None:
 
 
 def test_the_example_for_flax_runs(tmp_path: Path) -> None:
-    """What holds the parameters is nested mappings; test_write_snapshot.py has arrays of JAX itself."""
+    """Parameters are nested mappings of arrays; test_write_snapshot.py tests arrays of JAX itself."""
     params = {"items": {"embedding": ITEMS}, "users": {"embedding": USERS}}
     assert run("flax", tmp_path, params=params).users.count == 30
 
 
 def test_the_example_for_recbole_runs(tmp_path: Path) -> None:
-    """Its dataset keeps ids as arrays of objects, with padding first."""
+    """RecBole's dataset has ids as arrays of objects, with padding first."""
     tokens = {"item_id": np.array(["[PAD]", *(f"i{k}" for k in range(39))], object)}
     tokens["user_id"] = np.array(["[PAD]", *(f"u{k}" for k in range(29))], object)
     dataset = SimpleNamespace(field2id_token=tokens, iid_field="item_id", uid_field="user_id")
@@ -157,19 +160,19 @@ def test_the_example_for_recbole_runs(tmp_path: Path) -> None:
     assert (opened.items.count, opened.users.ids()[0]) == (39, b"u0")
 
 
-def test_the_call_that_every_job_ends_with(tmp_path: Path) -> None:
-    """Vectors and ids of one run, under a name of its own."""
+def test_the_write_snapshot_call_runs(tmp_path: Path) -> None:
+    """Vectors and ids of one run are written under the run's name."""
     assert run("write", tmp_path, night="1", item_vectors=ITEMS, user_vectors=USERS).users.count == 30
 
 
 def test_the_example_that_publishes_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A version from arrays."""
+    """A version is published from arrays."""
     given = {"store": tmp_path / "st", "items": ITEMS, "users": USERS, "user_ids": np.arange(30)}
     exec(BLOCKS["publish"], {"embsync": embsync, "item_ids": np.arange(40), **given})
     assert capsys.readouterr().out.startswith("1 ")
 
 
 def test_every_block_is_tested() -> None:
-    """Spark's lines are run by tests/snapshots/test_spark.py, as they need Java."""
+    """Spark's blocks are run by tests/snapshots/test_spark.py, as they need Java."""
     assert set(BLOCKS) == {"write", "publish", "keras_towers", *LIBRARIES}
     assert sum(map(len, (Document(f"docs/{name}.md").fences() for name in NAMES))) == len(BLOCKS)

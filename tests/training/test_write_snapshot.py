@@ -1,4 +1,4 @@
-"""A training job's snapshot is complete or does not exist, whatever its inputs."""
+"""A training job's snapshot is complete or does not exist, for any inputs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_back(path: Path) -> tuple[Any, Any]:
 
 
 def test_a_written_snapshot_is_complete_and_reads_back(tmp_path: Path) -> None:
-    """Integer items, string users, listed with their hashes; nothing else is left beside."""
+    """Integer items and string users are written and listed with their hashes; no other file is left."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH, item_weights=np.ones(40))
     items, users = read_back(path)
     np.testing.assert_array_equal(vectors(items), ITEMS)
@@ -64,8 +64,9 @@ def test_a_written_snapshot_is_complete_and_reads_back(tmp_path: Path) -> None:
     assert (child.state, child.reason) == ("ready", "manifest")
 
 
+@pytest.mark.services("ml_dtypes", "pandas")
 def test_arrays_of_every_kind_are_accepted(tmp_path: Path) -> None:
-    """NumPy of either byte and column order, what has ``__array__`` or DLPack, pandas by its index, Arrow, bfloat16."""
+    """NumPy in any byte and memory order, ``__array__``, DLPack, pandas by index, Arrow and bfloat16 are accepted."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     pd, pa = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
 
@@ -104,7 +105,7 @@ def test_arrays_of_every_kind_are_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_arrays_of_jax_are_accepted(tmp_path: Path) -> None:
-    """float32 and bfloat16, as a device holds them; ids too."""
+    """float32, bfloat16 and ids on a device are accepted."""
     jax = pytest.importorskip("jax.numpy", reason="jax is not installed")
     for dtype in ("float32", "bfloat16"):
         items = jax.asarray(ITEMS, dtype)
@@ -145,14 +146,14 @@ def test_arrays_of_jax_are_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_a_snapshot_that_sync_would_refuse_is_not_written(tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
-    """In the words of `sync`, before anything is on the disk."""
+    """The messages are those of ``sync``, before anything is written."""
     with pytest.raises(SnapshotError, match=says):
         embsync.write_snapshot(tmp_path / "day=1", **{**BOTH, **wrong})
     assert entries(tmp_path) == []
 
 
 def test_an_existing_directory_is_overwritten_only_on_request(tmp_path: Path) -> None:
-    """Anything else in it is removed too."""
+    """Any other file in the directory is removed too."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH)
     (path / "stray.txt").touch()
     with pytest.raises(UsageError, match="the directory exists"):
@@ -165,7 +166,7 @@ def test_an_existing_directory_is_overwritten_only_on_request(tmp_path: Path) ->
 
 
 def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every step something is there, and it does not fit its manifest until all of it does."""
+    """At every step there are files that do not match the manifest, until all of them are there."""
     path = embsync.write_snapshot(tmp_path / "day=1", **BOTH)
     (path / "old").mkdir()
     monkeypatch.setattr(durable, "_renameat2", lambda *_: False)
@@ -192,14 +193,14 @@ def test_without_an_exchange_the_manifest_comes_first(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", [".hidden", "_hidden", "day.tmp", "day\udcff", "day\0=1", "\0", ".."])
 def test_names_that_are_not_scanned_are_refused(tmp_path: Path, name: str) -> None:
-    """A snapshot that would not be accepted."""
+    """Such a snapshot would never be published."""
     with pytest.raises(UsageError, match="not a valid name of a snapshot"):
         embsync.write_snapshot(tmp_path / name, **BOTH, overwrite=True)
     assert entries(tmp_path) == []
 
 
 def test_paths_that_the_system_refuses_are_errors_of_embsync(tmp_path: Path) -> None:
-    """A name that is too long, the root, a directory in which one may not look."""
+    """Too long a name, the root directory and a directory without permission are reported."""
     with pytest.raises(StoreError, match="a snapshot cannot be written; found File name too long"):
         embsync.write_snapshot(tmp_path / ("d" * 300), **BOTH)
     with pytest.raises(UsageError, match="not a valid name of a snapshot"):
@@ -207,7 +208,7 @@ def test_paths_that_the_system_refuses_are_errors_of_embsync(tmp_path: Path) -> 
 
 
 def test_only_a_snapshot_or_an_empty_directory_is_overwritten(tmp_path: Path) -> None:
-    """An empty name of the night would replace, and delete, the watched directory itself."""
+    """With an empty name, the watched directory itself would be replaced."""
     watched = tmp_path / "watched"
     watched.mkdir()
     embsync.write_snapshot(watched / "day=1", **BOTH)
@@ -222,7 +223,7 @@ def test_only_a_snapshot_or_an_empty_directory_is_overwritten(tmp_path: Path) ->
 
 
 def test_a_full_disk_leaves_the_existing_snapshot(tmp_path: Path) -> None:
-    """An error, and nothing left half written."""
+    """Saving raises an error, and no partial file is left."""
     disk = tmp_path / "disk"
     disk.mkdir()
     with mounted(disk, "256k"):
@@ -236,7 +237,7 @@ def test_a_full_disk_leaves_the_existing_snapshot(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it comes: no snapshot, nothing in the making."""
+    """At any moment of the interrupt, neither a snapshot nor a temporary file is left."""
     for call in ("stream", "seal", "array", "move"):
         with monkeypatch.context() as patched:
             patched.setattr(staging.Staging, call, interrupted)
@@ -246,12 +247,12 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def interrupted(*_: Any, **__: Any) -> Any:
-    """Do what Ctrl-C does."""
+    """Raise what Ctrl-C raises."""
     raise KeyboardInterrupt
 
 
 def test_concurrent_writers_of_one_name_leave_one_complete_snapshot(tmp_path: Path) -> None:
-    """Without ``overwrite``, one of them wins and the others get an error; with it, the last one wins."""
+    """Without ``overwrite``, one writer succeeds and the others raise; with it, the last one's snapshot is kept."""
     path = tmp_path / "day=1"
 
     def write(night: int, **options: Any) -> str:
@@ -272,7 +273,7 @@ def test_concurrent_writers_of_one_name_leave_one_complete_snapshot(tmp_path: Pa
 
 
 def test_links_files_and_missing_directories_are_refused(tmp_path: Path) -> None:
-    """They are not replaced, even on request."""
+    """They are not replaced, even with ``overwrite``."""
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "link"):
@@ -289,14 +290,14 @@ print("ready", flush=True)
 sys.stdin.readline()
 for night in range(10_000):
     items, users = rng.normal(size=(400, 32)), rng.normal(size=(300, 32))
-    items[0, 0] = users[0, 0]  # tells which items and users belong together
+    items[0, 0] = users[0, 0]  # shows which items and users belong together
     embsync.write_snapshot(sys.argv[1], items=items, item_ids=np.arange(400),
         users=users, user_ids=[f"u{k}" for k in range(300)], overwrite=True)
 """
 
 
 def kill_in_the_middle(path: Path, seed: int, after: float) -> None:
-    """Have a job overwrite a snapshot again and again, and kill it at some moment."""
+    """Have a job overwrite a snapshot repeatedly, and kill it after a delay."""
     job = subprocess.Popen(
         [sys.executable, "-m", "support.script", JOB, str(path), str(seed)],
         stdin=subprocess.PIPE,
@@ -316,7 +317,7 @@ def kill_in_the_middle(path: Path, seed: int, after: float) -> None:
 
 
 def test_a_killed_job_leaves_a_complete_snapshot_or_none(tmp_path: Path) -> None:
-    """What is under the name agrees with its manifest; what was being written is swept by the next call."""
+    """The directory matches its manifest; the next call removes what the killed job was writing."""
     chance = np.random.default_rng(5)
     for seed in range(3):
         kill_in_the_middle(tmp_path / "day=1", seed, chance.uniform(0, 0.3))
@@ -329,7 +330,7 @@ def test_a_killed_job_leaves_a_complete_snapshot_or_none(tmp_path: Path) -> None
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 def test_two_hundred_killed_jobs_beside_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a job leaves, and each version that the daemon makes of it, is one night on both sides; prints counts."""
+    """Each snapshot and each version the daemon publishes has both sides of one night; the counts are printed."""
     watched, store = tmp_path / "watched", tmp_path / "st"
     watched.mkdir()
     config = tmp_path / "embsync.yaml"
@@ -373,7 +374,7 @@ def test_two_hundred_killed_jobs_beside_a_daemon(tmp_path: Path, capsys: pytest.
 
 
 def test_files_are_written_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``embsync write``, of ``.npy`` and of another layout."""
+    """``embsync write`` accepts ``.npy`` files and other layouts."""
     np.save(tmp_path / "i.npy", ITEMS)
     np.save(tmp_path / "i_ids.npy", np.arange(40))
     lines = [f"u{row} {' '.join(map(str, numbers))}" for row, numbers in enumerate(USERS)]
@@ -394,7 +395,7 @@ def test_files_are_written_by_the_command(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_arrays_and_snapshots_are_published_from_a_program(tmp_path: Path) -> None:
-    """``embsync.publish`` is ``embsync sync``; sides may differ in the type of their ids."""
+    """``embsync.publish`` gives the same as ``embsync sync``; the sides may have different types of ids."""
     rng = np.random.default_rng(3)
     nights = [{**BOTH, "items": rng.normal(size=(40, 4)), "users": rng.normal(size=(30, 4))} for _ in range(2)]
     options = {"index.factory": "Flat", "checks": {}}

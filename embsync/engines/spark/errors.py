@@ -6,8 +6,14 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from embsync.engines.partition_error import parts_in
 from embsync.errors import EmbsyncError, EngineError, SnapshotChanged, SnapshotError, StoreError, UsageError
 
+#: Class and hint of each :class:`~embsync.engines.partition_error.PartitionError`, by its code.
+_OF_PARTITIONS: dict[str, tuple[type[EmbsyncError], str]] = {
+    "repeated_id": (SnapshotChanged, "have the training job rename the finished directory into place"),
+    "not_as_written": (StoreError, "the disk or its driver is faulty"),
+}
 #: (pattern in Spark's message, class, what, hint); the first that matches decides.
 _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
     (
@@ -21,18 +27,6 @@ _KNOWN: tuple[tuple[str, type[EmbsyncError], str, str | None], ...] = (
         SnapshotError,
         "an id beyond 64-bit signed integers",
         f"write ids of at most {2**63 - 1}, or as text",
-    ),
-    (
-        r"an id is repeated: the snapshot changed",
-        SnapshotChanged,
-        "the snapshot changed while it was read",
-        "have the training job rename the finished directory into place",
-    ),
-    (
-        r"does not read back as it was written",
-        StoreError,
-        "a part file does not read back as it was written",
-        "the disk or its driver is faulty",
     ),
     (
         r"PACKAGE_NOT_INSTALLED\] (grpc|googleapis|zstandard)[\w.-]*",
@@ -104,6 +98,10 @@ def spark_errors(where: str) -> Iterator[None]:
 def as_error(error: Exception, where: str) -> EmbsyncError:
     """Return an error of Spark as one of embsync."""
     text = _text(error)
+    parts = parts_in(text)
+    if known := _OF_PARTITIONS.get(parts.get("embsync", "")):
+        of_partition, advice = known
+        return of_partition(parts["what"], where=where, found=parts["found"], expected=parts["expected"], hint=advice)
     for pattern, kind, what, hint in _KNOWN:
         if found := re.search(pattern, text):
             return kind(what, where=where, found=_around(text, found), hint=hint)
@@ -119,7 +117,7 @@ def _of_spark(error: Exception) -> bool:
 
 def _text(error: Exception) -> str:
     java = getattr(error, "java_exception", None)
-    with contextlib.suppress(Exception):  # the Java machine may be gone
+    with contextlib.suppress(Exception):  # the JVM may be gone
         return f"{error}\n{java.toString() if java is not None else ''}"
     return f"{type(error).__name__}: {error.args[0] if error.args else ''}"
 

@@ -1,4 +1,4 @@
-// Asks a server all that its document describes, by types that openapi-typescript made of it. Prints the answers.
+// Calls every operation of the document, with types that openapi-typescript generated. Prints the responses.
 import createClient from "openapi-fetch";
 import type { paths } from "./schema";
 

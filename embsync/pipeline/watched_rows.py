@@ -1,4 +1,4 @@
-"""Progress reports of long-running work."""
+"""Rows that report their progress as they are read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from embsync.dtypes import Array
-from embsync.progress import Progress as Progress  # noqa: PLC0414  (re-exported)
-from embsync.progress import Stage as Stage  # noqa: PLC0414
-from embsync.progress import silent as silent  # noqa: PLC0414
+from embsync.progress import Progress, Stage
 from embsync.rows import Rows
 from embsync.sides import SideName
 from embsync.snapshots import Snapshot

@@ -1,0 +1,31 @@
+"""Errors in the work on a partition, as data in their text: of an error on another machine, an engine gets no more."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+_MARK = '{"embsync": '
+
+
+class PartitionError(Exception):
+    """The work on a partition failed; raised on machines without embsync as well.
+
+    Parameters
+    ----------
+    code : str
+        What :mod:`embsync.engines.spark.errors` tells the class of the error by.
+    what, found, expected : str
+        As of :class:`embsync.errors.EmbsyncError`.
+    """
+
+    def __init__(self, code: str, what: str, found: str, expected: str) -> None:
+        super().__init__(json.dumps({"embsync": code, "what": what, "found": found, "expected": expected}))
+
+
+def parts_in(text: str) -> dict[str, str]:
+    """Return the parts of the first :class:`PartitionError` in a text, its code as ``embsync``; none without one."""
+    with contextlib.suppress(ValueError, KeyError):  # there is none, or it was cut off
+        found = json.JSONDecoder().raw_decode(text, text.index(_MARK))[0]
+        return {name: str(found[name]) for name in ("embsync", "what", "found", "expected")}
+    return {}
