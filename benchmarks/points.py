@@ -35,14 +35,20 @@ POINTS = [
     ),
     Point("dde1be9", "as few folds as leave out a tenth of the rows", "stabilize", "60000x256"),
     Point("220bf0a", "products of wide rows added up less often", "stabilize", "60000x256"),
+    Point(
+        "950259c", "maps of folds formed one at a time, and no SVD for maps that are inverse", "stabilize", "30000x768"
+    ),
     Point("fc0c213", "ten best raw items from the scan of the stable ones, by a bound", "stabilize", "275000x64"),
     Point("b183d2b", "ten best items of the sampled users stored", "sync", "275000x64"),
     Point("b183d2b", "moments of the sides stored", "open", "275000x64"),
     Point("f964a85", "rows hashed in any order, by the threads that process them", "sync", "275000x64"),
+    Point("3163c55", "rows written in runs by calls, and read back while the index is built", "sync", "275000x64"),
     Point("1eb1859", "no recall gate on an exact index", "sync", "275000x64"),
     Point("c894550", "rotated graphs searched without a selector", "rotated", "120000x64"),
+    Point("a160915", "FAISS's own function called, without its wrapper", "search", "24000x64"),
     Point("a1a94a6", "small queries answered without a thread", "serve", "24000x64"),
     Point("a34fcef", "requests parsed by httptools, small answers sent by one call", "serve", "24000x64"),
+    Point("c8a3478", "small requests answered as they are parsed, without a task", "serve", "24000x64"),
 ]
 
 
