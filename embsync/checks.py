@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import inf
 
-from embsync.limits import Check, Kind, Limit, Needs, Relative
+from embsync.limits import Check, Limit, LimitKind, Needs, Relative
 
 SIDES = ("items", "users")
 
 
 def _both(
     name: str,
-    kind: Kind,
+    kind: LimitKind,
     warn: Limit | Relative,
     refuse: Limit | Relative,
     measures: str,

@@ -14,6 +14,6 @@ _KINDS = (
 )
 
 
-def kind_of(status: os.stat_result) -> str:
+def file_kind(status: os.stat_result) -> str:
     """Return the kind of the file with this status: file, directory, link, FIFO, socket or device."""
     return next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "device")

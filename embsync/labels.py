@@ -19,8 +19,8 @@ from embsync.errors import UsageError
 
 #: A value of a label as plain Python; None is null.
 Value: TypeAlias = str | int | float | bool | list[str] | None
-Kind = Literal["string", "integer", "float", "boolean", "strings"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+LabelKind = Literal["string", "integer", "float", "boolean", "strings"]
+KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 #: Valid names: they are used as file names, fields of queries and arguments in a shell.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 #: Bytes of the longest string.
@@ -28,14 +28,14 @@ LONGEST = 4096
 #: Up to this many values are compared one by one: 2 of 500,000 codes took 0.1 ms, NumPy's ``isin`` 2.7.
 _FEW = 16
 #: The value that represents null, by kind.
-_NULL: dict[Kind, Any] = {
+_NULL: dict[LabelKind, Any] = {
     "integer": np.iinfo(np.int64).min,
     "float": np.nan,
     "boolean": -1,
     "string": -1,
     "strings": -1,
 }
-_TYPE: dict[Kind, Any] = {
+_TYPE: dict[LabelKind, Any] = {
     "integer": np.int64,
     "float": np.float64,
     "boolean": np.int8,
@@ -44,7 +44,7 @@ _TYPE: dict[Kind, Any] = {
 }
 #: Types of ``values`` in files, as NumPy writes them.
 VALUE_TYPES = {kind: (np.dtype(type_).newbyteorder("<").str,) for kind, type_ in _TYPE.items()}
-_WORDS: dict[Kind, str] = {
+_WORDS: dict[LabelKind, str] = {
     "string": "a string",
     "integer": "an integer",
     "float": "a number",
@@ -80,7 +80,7 @@ class LabelColumn:
     """
 
     name: str
-    kind: Kind
+    kind: LabelKind
     values: Array
     starts: Int64 | None = None
     offsets: Int64 | None = None
@@ -231,7 +231,7 @@ def _among(values: Array, wanted: Array) -> Bool:
 class LabelEncoder:
     """Builds a column from values that arrive in parts."""
 
-    def __init__(self, name: str, kind: Kind) -> None:
+    def __init__(self, name: str, kind: LabelKind) -> None:
         self._name = name
         self.kind = kind
         self._codes: dict[bytes, int] = {}
@@ -277,7 +277,7 @@ def _dictionary(words: Sequence[bytes]) -> tuple[Int64, Array]:
 Piece = tuple[LabelColumn, Int64, Int64]
 
 
-def combined(name: str, kind: Kind, count: int, pieces: Sequence[Piece]) -> LabelColumn:
+def combined(name: str, kind: LabelKind, count: int, pieces: Sequence[Piece]) -> LabelColumn:
     """Return a column of ``count`` rows combined from rows of others of its kind; the rest is null."""
     words = sorted(set().union(*(_used(column, rows) for column, _, rows in pieces)))
     if kind not in ("string", "strings"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: Whether values below the limit, above it or outside a range violate it.
-Kind = Literal["floor", "ceiling", "range"]
+LimitKind = Literal["floor", "ceiling", "range"]
 
 #: One configured limit: a number, or ``[low, high]`` for a range; None disables it.
 Limit = float | tuple[float, float] | None
@@ -71,7 +71,7 @@ class Check:
     """
 
     name: str
-    kind: Kind
+    kind: LimitKind
     warn: Limit | Relative
     refuse: Limit | Relative
     measures: str

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from support.laws import law
 
 from embsync.errors import UsageError
-from embsync.labels import Kind, LabelColumn, LabelEncoder, combined, damage, unchanged
+from embsync.labels import LabelColumn, LabelEncoder, LabelKind, combined, damage, unchanged
 
 _WORD = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
-VALUES: dict[Kind, st.SearchStrategy[Any]] = {
+VALUES: dict[LabelKind, st.SearchStrategy[Any]] = {
     "string": _WORD,
     "integer": st.integers(-(2**63) + 1, 2**63 - 1),
     "float": st.floats(allow_nan=False),
@@ -23,7 +23,7 @@ VALUES: dict[Kind, st.SearchStrategy[Any]] = {
 }
 
 
-def column(kind: Kind, values: list[Any], step: int = 3) -> LabelColumn:
+def column(kind: LabelKind, values: list[Any], step: int = 3) -> LabelColumn:
     """Return values as a column, encoded in parts."""
     encoder = LabelEncoder("x", kind)
     for start in range(0, len(values), step):
@@ -33,7 +33,7 @@ def column(kind: Kind, values: list[Any], step: int = 3) -> LabelColumn:
 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)))
-def test_concatenated_labels_equal_their_parts(data: st.DataObject, kind: Kind) -> None:
+def test_concatenated_labels_equal_their_parts(data: st.DataObject, kind: LabelKind) -> None:
     """Every value and every null of two columns is at the row of the combined column to which it was assigned."""
     lists = [data.draw(st.lists(st.none() | VALUES[kind], max_size=9)) for _ in range(2)]
     columns = [column(kind, values) for values in lists]
@@ -57,7 +57,7 @@ def test_concatenated_labels_equal_their_parts(data: st.DataObject, kind: Kind) 
 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)))
-def test_a_condition_agrees_with_python(data: st.DataObject, kind: Kind) -> None:
+def test_a_condition_agrees_with_python(data: st.DataObject, kind: LabelKind) -> None:
     """A single value, a list of any length and null select the same rows as ``==`` and ``in``."""
     values = data.draw(st.lists(st.none() | VALUES[kind], min_size=1, max_size=9))
     flat = (
@@ -78,11 +78,11 @@ def test_a_condition_agrees_with_python(data: st.DataObject, kind: Kind) -> None
 
 @law
 @given(st.data(), st.sampled_from(list(VALUES)), st.none() | st.sampled_from(list(VALUES)))
-def test_unchanged_labels_agree_with_python(data: st.DataObject, kind: Kind, other: Kind | None) -> None:
+def test_unchanged_labels_agree_with_python(data: st.DataObject, kind: LabelKind, other: LabelKind | None) -> None:
     """Rows are compared by value, not by code; null equals only null; a value of another kind equals nothing."""
     other = kind if other is None else other
     word = st.text("ab", max_size=2)  # often of one length, and not equal
-    few: dict[Kind, st.SearchStrategy[Any]] = {**VALUES, "string": word, "strings": st.lists(word, max_size=2)}
+    few: dict[LabelKind, st.SearchStrategy[Any]] = {**VALUES, "string": word, "strings": st.lists(word, max_size=2)}
     rows = data.draw(st.lists(st.none() | few[kind], max_size=9))
     others = [one if kind == other and data.draw(st.booleans()) else data.draw(st.none() | few[other]) for one in rows]
     shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
@@ -102,7 +102,7 @@ def test_strings_of_one_length_are_compared_by_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["integer", "float"])
-def test_a_range_includes_both_ends_and_no_null(kind: Kind) -> None:
+def test_a_range_includes_both_ends_and_no_null(kind: LabelKind) -> None:
     """Each end may be omitted."""
     numbers = column(kind, [1, 5, None, 20, 21])
     assert numbers.matching({"min": 5, "max": 20}).tolist() == [False, True, False, True, False]
@@ -127,7 +127,7 @@ def test_a_range_includes_both_ends_and_no_null(kind: Kind) -> None:
         ("strings", ["a", 2], "found 2"),
     ],
 )
-def test_a_value_of_another_type_is_refused(kind: Kind, condition: object, said: str) -> None:
+def test_a_value_of_another_type_is_refused(kind: LabelKind, condition: object, said: str) -> None:
     """The message has the label, the value found and the expected type."""
     with pytest.raises(UsageError, match="label x") as caught:
         column(kind, [None]).matching(condition)

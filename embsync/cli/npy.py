@@ -10,7 +10,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotError, UsageError
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 from embsync.numpy_header import LONGEST_HEADER, parse_header
 
 
@@ -109,7 +109,7 @@ def _mapped(path: Path) -> Array:
     if not path.exists():
         raise NotFoundError("no such file", where=path)
     if not path.is_file():
-        raise UsageError("not a file", where=path, found=f"a {kind_of(path.stat())}", expected="an .npy file")
+        raise UsageError("not a file", where=path, found=f"a {file_kind(path.stat())}", expected="an .npy file")
     try:
         with path.open("rb") as file:
             header = parse_header(file.read(LONGEST_HEADER), path.stat().st_size, str(path))

@@ -19,7 +19,7 @@ from embsync.daemon.ownership import Ownership, StoreLostError, only_daemon
 from embsync.daemon.problems import Problems
 from embsync.daemon.publish_hook import PublishHook
 from embsync.daemon.report import DaemonState, StatusWriter
-from embsync.daemon.status import Retry, State, Work
+from embsync.daemon.status import DaemonPhase, Retry, Work
 from embsync.daemon.worker import Worker
 from embsync.errors import EmbsyncError
 from embsync.logs import log
@@ -332,7 +332,7 @@ class Daemon:
         self._attempts.not_before = 0.0
         self._scanner.request()
 
-    def _state(self, now: float) -> tuple[State, str]:
+    def _state(self, now: float) -> tuple[DaemonPhase, str]:
         job, queue = self._worker.job, self._scanner.queue
         if job is not None:
             step = self._worker.step
@@ -350,7 +350,7 @@ class Daemon:
     def _write_current_status(self, now: float) -> None:
         self._write_status(*self._state(now))
 
-    def _write_status(self, state: State, doing: str) -> None:
+    def _write_status(self, state: DaemonPhase, doing: str) -> None:
         now, queue, job, step = time.monotonic(), self._scanner.queue, self._worker.job, self._worker.step
         retry, failures = None, self._attempts.of(queue[0]).failures if queue else 0
         if failures:

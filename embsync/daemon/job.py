@@ -11,7 +11,7 @@ from embsync.config import Config
 from embsync.invocation import Invocation, invocation
 from embsync.watching.backlog import Entry
 
-Kind = Literal["published", "refused", "failed", "unchanged", "held", "incomplete", "error", "crashed"]
+OutcomeKind = Literal["published", "refused", "failed", "unchanged", "held", "incomplete", "error", "crashed"]
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="line", tag="outcome"):
         Whether an error is damage in the store, which only a person can repair.
     """
 
-    kind: Kind
+    kind: OutcomeKind
     what: str = ""
     version: int | None = None
     seconds: float | None = None

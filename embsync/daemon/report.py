@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from embsync.daemon import metrics, status
-from embsync.daemon.status import Current, Problem, Retry, SnapshotStatus, State, Status, Watch, Work
+from embsync.daemon.status import Current, DaemonPhase, Problem, Retry, SnapshotStatus, Status, Watch, Work
 from embsync.errors import EmbsyncError
 from embsync.logs import log
 from embsync.manifest import Manifest
@@ -33,7 +33,7 @@ _MOST_RECENT, _MOST_LISTED = 100, 1_000
 class DaemonState:
     """The daemon's state at one moment."""
 
-    state: State
+    state: DaemonPhase
     doing: str
     scanner: Scanner
     held: Hold | None = None
@@ -52,7 +52,7 @@ class StatusWriter:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._started = self._since = time.time()
-        self._state: State | None = None
+        self._state: DaemonPhase | None = None
         self._key: object = None
         self._written = 0.0
         self._manifest: Manifest | None = None

@@ -17,7 +17,7 @@ from embsync.store.records import MALFORMED, read_record
 #: Bytes; more than the names of a large backlog take.
 _LONGEST = 16 * 1024**2
 
-State = Literal["starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped"]
+DaemonPhase = Literal["starting", "idle", "working", "retrying", "held", "blind", "stopping", "stopped"]
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = 1
     pid: int = msgspec.field(default_factory=os.getpid)
-    state: State
+    state: DaemonPhase
     since: str
     started: str
     updated: str

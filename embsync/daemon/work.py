@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from scipy import linalg
 
-from embsync.daemon.job import Job, Kind, Line, Outcome, Ready, Step
+from embsync.daemon.job import Job, Line, Outcome, OutcomeKind, Ready, Step
 from embsync.errors import EmbsyncError, SnapshotError, SnapshotIncomplete, StoreDamaged
 from embsync.invocation import set_invocation
 from embsync.pipeline import CheckRefusedError, UnchangedError
@@ -83,7 +83,7 @@ def _out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _kind(error: EmbsyncError) -> Kind:
+def _kind(error: EmbsyncError) -> OutcomeKind:
     if isinstance(error, HeldError):
         return "held"
     if isinstance(error, UnchangedError):

@@ -69,7 +69,7 @@ def opened(form: Message, handle: int, columns: int) -> Iterator[Table]:
             yield ArrowTable(source)
 
 
-def kind_of(kind: Any) -> str:
+def type_kind(kind: Any) -> str:
     """Return the kind of an Arrow type: of ids, vectors, numbers or other values."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
@@ -119,7 +119,7 @@ class ParquetTable(TypedTable):
 
     def columns(self) -> list[Column]:
         """Return the columns of the footer."""
-        return [(field.name, kind_of(field.type), str(field.type)) for field in self._file.schema_arrow]
+        return [(field.name, type_kind(field.type), str(field.type)) for field in self._file.schema_arrow]
 
     def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
         """Yield the batches of decoded pages."""
@@ -149,7 +149,7 @@ class ArrowTable(TypedTable):
 
     def columns(self) -> list[Column]:
         """Return the columns of the schema."""
-        return [(field.name, kind_of(field.type), str(field.type)) for field in self._schema]
+        return [(field.name, type_kind(field.type), str(field.type)) for field in self._schema]
 
     def batches(self, columns: Sequence[int], rows: int, kind: str) -> Iterator[list[Any]]:
         """Yield slices of the record batches; uncompressed ones are views of the mapped file."""
@@ -186,7 +186,7 @@ class ArrowTable(TypedTable):
 
     def _cheapest(self) -> list[int]:
         """Return the position of the cheapest column for counting rows."""
-        kinds = [kind_of(field.type) for field in self._schema]
+        kinds = [type_kind(field.type) for field in self._schema]
         order = ("integer", *_FLOATS.values(), "string")
         return sorted(range(len(kinds)), key=lambda i: order.index(kinds[i]) if kinds[i] in order else 9)[:1]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from embsync.config import DeliveryConfig, SinkConfig
-from embsync.delivery.kinds import kind_of, open_sink
+from embsync.delivery.kinds import open_sink, sink_kind
 from embsync.delivery.pauses import Moment, Pauses
 from embsync.delivery.secrets import without_secrets
 from embsync.delivery.sink import Sink
@@ -51,7 +51,7 @@ class Courier:
         self.name = config.name
         self._config = config
         self.wake = threading.Event()
-        self._report = SinkReport(kind=kind_of(config))
+        self._report = SinkReport(kind=sink_kind(config))
         self._times: dict[str, Moment | None] = dict.fromkeys(("behind_since", "next_attempt", "delivered"))
         self._delivery = delivery
         self._root = root

@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-def kind_of(config: SinkConfig) -> str:
+def sink_kind(config: SinkConfig) -> str:
     """Return the kind of a sink, as in the configuration."""
     return str(config.__struct_config__.tag)
 
@@ -40,14 +40,14 @@ def open_sink(config: SinkConfig) -> Sink:
     UsageError
         The library of this kind is not installed.
     """
-    kind = KINDS[kind_of(config)]
+    kind = KINDS[sink_kind(config)]
     try:
         module = importlib.import_module(kind.module)
     except ModuleNotFoundError as error:
         if (error.name or "embsync").startswith("embsync"):
             raise
         raise UsageError(
-            f"sinks of kind {kind_of(config)} need additional packages",
+            f"sinks of kind {sink_kind(config)} need additional packages",
             where=f"delivery.sinks: {config.name}",
             found=f"no {error.name}",
             hint=f"pip install 'embsync[{kind.extra}]'",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from embsync.delivery.objects import ObjectEntry, push_line
 from embsync.errors import SinkError, SinkUnavailable, StoreBusy
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 from embsync.invocation import quoted
 from embsync.store.durable import FULL, TEMPORARY, copy_file, make_root, remove_file, remove_temporary, replace_file
 from embsync.store.locks import exclusive
@@ -53,7 +53,7 @@ class LocalObjects:
                 raise
             raise self._not_a_file(path, "a link to itself") from None
         if not stat.S_ISREG(found.st_mode):
-            raise self._not_a_file(path, f"a {kind_of(found)}")
+            raise self._not_a_file(path, f"a {file_kind(found)}")
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
 
     def _not_a_file(self, path: Path, found: str) -> SinkError:

@@ -17,7 +17,7 @@ from embsync.ids import hash_ids
 from embsync.snapshots.row_digest import row_sums
 
 Batches = Iterator[Any]
-Work = Callable[[Batches], Batches]
+PartitionWork = Callable[[Batches], Batches]
 
 #: Schema of the sums of one partition or of several: rows, zero rows, matrix and digest.
 TOTALS = "problem string, rows long, zero_rows long, matrix binary, digest binary"
@@ -25,7 +25,7 @@ TOTALS = "problem string, rows long, zero_rows long, matrix binary, digest binar
 _STEP = 4096
 
 
-def totals_of(width: int) -> Work:
+def totals_of(width: int) -> PartitionWork:
     """Return a function that sums a partition."""
 
     def work(batches: Batches) -> Batches:
@@ -51,7 +51,7 @@ def totals_of(width: int) -> Work:
     return work
 
 
-def sum_totals(width: int) -> Work:
+def sum_totals(width: int) -> PartitionWork:
     """Return a function that sums the results of several partitions."""
 
     def work(batches: Batches) -> Batches:
@@ -84,7 +84,7 @@ def _totals(problem: str | None, rows: int, zero_rows: int, matrix: Float64, dig
     )
 
 
-def triangle_of(width: int, *, again: bool = False) -> Work:
+def triangle_of(width: int, *, again: bool = False) -> PartitionWork:
     """Return a function that computes the triangular factor of a partition, or with ``again`` of several factors."""
 
     def work(batches: Batches) -> Batches:
@@ -103,7 +103,7 @@ def triangle_of(width: int, *, again: bool = False) -> Work:
     return work
 
 
-def taking(wanted: Array) -> Work:
+def taking(wanted: Array) -> PartitionWork:
     """Return a function that keeps the rows of these ascending ids, each batch as one value, an Arrow stream."""
 
     def work(batches: Batches) -> Batches:
@@ -118,7 +118,7 @@ def taking(wanted: Array) -> Work:
     return work
 
 
-def sampling(bound: int) -> Work:
+def sampling(bound: int) -> PartitionWork:
     """Return a function that keeps the ids whose hash is at most ``bound``."""
 
     def work(batches: Batches) -> Batches:

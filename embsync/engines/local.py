@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from embsync.dtypes import Array, Float64, Int64
 from embsync.engines.batches import ids_of, ids_to
-from embsync.engines.first_pass import Work, sum_totals, taking, totals_of, triangle_of
-from embsync.engines.protocol import Kept, Mapping, SideTotals, TakenRows, WrittenTable
+from embsync.engines.first_pass import PartitionWork, sum_totals, taking, totals_of, triangle_of
+from embsync.engines.protocol import Kept, RowMapping, SideTotals, TakenRows, WrittenTable
 from embsync.engines.second_pass import writing
 from embsync.engines.totals import Tally, row_counts, totals_from, unpacked
 from embsync.engines.written import gather, plain
@@ -91,7 +91,7 @@ class LocalTable:
             tally.parent.update(zip(table.column("id").to_pylist(), table.column("last_seen").to_pylist(), strict=True))
         return row_counts(tally.summed(kept), self)
 
-    def write(self, parent: LocalTable | None, mapping: Mapping, target: Path) -> WrittenTable:
+    def write(self, parent: LocalTable | None, mapping: RowMapping, target: Path) -> WrittenTable:
         """Map every row and write part files."""
         tables = [table.append_column("last_seen", pa.nulls(len(table), pa.int64())) for table in self.partitions]
         if parent is not None:
@@ -112,10 +112,10 @@ class LocalTable:
             part = rows.slice(start, end - start).combine_chunks()
             yield iter(part.to_batches(max_chunksize=7))
 
-    def _each(self, work: Work) -> list[Any]:
+    def _each(self, work: PartitionWork) -> list[Any]:
         return [batch for table in self.partitions for batch in work(iter(table.combine_chunks().to_batches(100)))]
 
-    def _reduced(self, work: Work, again: Work) -> Any:
+    def _reduced(self, work: PartitionWork, again: PartitionWork) -> Any:
         return next(again(iter(self._each(work))))
 
 

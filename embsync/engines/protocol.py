@@ -92,7 +92,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class RowMapping:
     """The parameters of the second pass over a side.
 
     Attributes
@@ -217,7 +217,7 @@ class SideTable(Protocol):
     def count(self, parent: Self | None, kept: Kept) -> RowCounts:
         """Return the next version's row counts, which follow from the ids, without zero rows; refuse repeated ids."""
 
-    def write(self, parent: Self | None, mapping: Mapping, target: Path) -> WrittenTable:
+    def write(self, parent: Self | None, mapping: RowMapping, target: Path) -> WrittenTable:
         """Map every row and write the next version's rows, live and carried, as part files in a directory."""
 
 

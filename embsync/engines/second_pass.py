@@ -18,7 +18,7 @@ from embsync.alignment.drift import MOVED_MOST, compare_raw, compare_stable
 from embsync.alignment.preservation import written_block
 from embsync.dtypes import Array, Bool, Float32, Int64
 from embsync.engines.batches import ids_of, pieces, rows_in, shown_ids, vectors_of
-from embsync.engines.first_pass import Batches, Work
+from embsync.engines.first_pass import Batches, PartitionWork
 from embsync.engines.part_writer import PartWriter, write_sums
 from embsync.engines.partition_error import PartitionError
 from embsync.snapshots.row_digest import row_sums
@@ -147,7 +147,7 @@ class _Partition:
         return {"name": self.name, **described}
 
 
-def writing(plan: dict[str, Any], directory: str) -> Work:
+def writing(plan: dict[str, Any], directory: str) -> PartitionWork:
     """Return a function that maps and writes a partition, sorted by id; a snapshot's row precedes the parent's.
 
     The snapshot's rows have a null ``last_seen``.
@@ -156,7 +156,7 @@ def writing(plan: dict[str, Any], directory: str) -> Work:
     ----------
     plan : dict
         ``matrix``, ``scale``, ``number``, ``parent`` (its number), ``numbers``, ``everything``, ``inverse`` (float32 or
-        None), ``sampled`` and ``strings``: :class:`embsync.engines.protocol.Mapping` as plain values.
+        None), ``sampled`` and ``strings``: :class:`embsync.engines.protocol.RowMapping` as plain values.
     directory : str
     """
 

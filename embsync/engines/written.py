@@ -11,7 +11,7 @@ import numpy as np
 
 from embsync.alignment.drift import MOVED_MOST, OUTLIER, RowChange, root
 from embsync.dtypes import Float32, Float64, Int64
-from embsync.engines.protocol import Mapping, WrittenPart, WrittenTable
+from embsync.engines.protocol import RowMapping, WrittenPart, WrittenTable
 from embsync.engines.statistics import quantiles
 from embsync.errors import SnapshotError
 from embsync.manifest import RowCounts
@@ -21,7 +21,7 @@ from embsync.measurements import Moved, SideDrift
 _ADDED = ("cross", "own", "digest", "moments", "stable", "raw", "counts")
 
 
-def plain(mapping: Mapping, *, strings: bool) -> dict[str, Any]:
+def plain(mapping: RowMapping, *, strings: bool) -> dict[str, Any]:
     """Return the parameters of the second pass as plain values, which any process can read."""
     return {
         "matrix": mapping.matrix,
@@ -36,7 +36,7 @@ def plain(mapping: Mapping, *, strings: bool) -> dict[str, Any]:
     }
 
 
-def gather(results: Sequence[dict[str, Any]], directory: Path, mapping: Mapping, *, strings: bool) -> WrittenTable:
+def gather(results: Sequence[dict[str, Any]], directory: Path, mapping: RowMapping, *, strings: bool) -> WrittenTable:
     """Return what the partitions wrote, given their results; other files in the directory are not read."""
     ordered = sorted(
         results, key=lambda row: _id(row["first"], strings=strings) if row["rows"] else _id("0", strings=False)
@@ -105,7 +105,7 @@ def _part(row: dict[str, Any], directory: Path, *, strings: bool) -> WrittenPart
     return WrittenPart(directory / row["name"], row["rows"], first, last, row["bytes"], row["sha256"])
 
 
-def _sampled_rows(sums: _Sums, rows: Sequence[int], mapping: Mapping) -> Int64:
+def _sampled_rows(sums: _Sums, rows: Sequence[int], mapping: RowMapping) -> Int64:
     """Return the numbers of the sampled ids' rows over all parts."""
     found = np.full(0 if mapping.sampled is None else len(mapping.sampled), -1, np.int64)
     for one, before in zip(sums, np.cumsum([0, *rows]), strict=False):

@@ -13,7 +13,7 @@ from embsync.checks import CHECKS
 from embsync.config import DEFAULT_LIMITS, CheckLimits, Config
 from embsync.errors import Hint, RefusedError, UsageError
 from embsync.invocation import Command, command
-from embsync.limits import Kind, Limit, Relative
+from embsync.limits import Limit, LimitKind, Relative
 from embsync.manifest import CheckRecord, Manifest
 from embsync.pipeline.diagnosis import NEW_SPACE, Diagnosis, diagnose
 
@@ -174,7 +174,7 @@ def reject_unknown(names: Collection[str]) -> None:
             raise UsageError("no such check", found=name, expected=f"one of {', '.join(DEFAULT_LIMITS)}")
 
 
-def _violates(value: float, limit: Limit, kind: Kind) -> bool:
+def _violates(value: float, limit: Limit, kind: LimitKind) -> bool:
     if limit is None:
         return False
     if not math.isfinite(value):

@@ -12,7 +12,16 @@ from embsync.alignment.preservation import Residual
 from embsync.alignment.two_pass import SideFit
 from embsync.config import Config
 from embsync.dtypes import Array, Float64, Int64, UInt64
-from embsync.engines.protocol import Engine, Kept, Mapping, SideTable, SideTotals, TakenRows, WrittenPart, WrittenTable
+from embsync.engines.protocol import (
+    Engine,
+    Kept,
+    RowMapping,
+    SideTable,
+    SideTotals,
+    TakenRows,
+    WrittenPart,
+    WrittenTable,
+)
 from embsync.errors import SnapshotError, UsageError
 from embsync.file_hashes import FileEntry
 from embsync.ids import positions_in
@@ -274,7 +283,7 @@ def write_table(
     config: Config,
 ) -> WrittenUsers:
     """Write the users' part files with the engine; write their anchors, start sample and moments."""
-    mapping = Mapping(part.map, part.scale, number, run.kept, inverse, run.sampled_ids)
+    mapping = RowMapping(part.map, part.scale, number, run.kept, inverse, run.sampled_ids)
     with Staging(staging.path.parent) as scratch:
         # Executors write to another directory, so that leftovers of a late attempt are never among the version's files.
         found = run.fitted.table.write(run.before, mapping, scratch.path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from embsync.dtypes import Float64, Int64
 from embsync.ids import sample
-from embsync.labels import Kind, Value, unchanged
+from embsync.labels import LabelKind, Value, unchanged
 from embsync.reader.labels import column_of, records_of
 from embsync.reader.side import Side
 from embsync.rows import as_slice, block_rows
@@ -134,8 +134,8 @@ class LabelDiff:
     """
 
     name: str
-    kind_before: Kind | None
-    kind_after: Kind | None
+    kind_before: LabelKind | None
+    kind_after: LabelKind | None
     changed: int
     examples: list[ChangedLabel]
 

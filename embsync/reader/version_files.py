@@ -15,7 +15,7 @@ import numpy as np
 from embsync.dtypes import Array, Float32, Int64, Times
 from embsync.errors import StoreDamaged, StoreError, UsageError
 from embsync.file_hashes import mismatch
-from embsync.labels import VALUE_TYPES, Kind, LabelColumn, damage, files_of
+from embsync.labels import VALUE_TYPES, LabelColumn, LabelKind, damage, files_of
 from embsync.manifest import Parts
 from embsync.reader.lineage import Lineage
 from embsync.sides import SideName
@@ -124,7 +124,7 @@ class VersionFiles:
         """The labels of the items, by name, memory-mapped; row i belongs to row i of the items."""
         return {label.name: self._label(label.name, label.kind) for label in self.record.labels}
 
-    def _label(self, name: str, kind: Kind) -> LabelColumn:
+    def _label(self, name: str, kind: LabelKind) -> LabelColumn:
         types = {"values": VALUE_TYPES[kind], "starts": INTEGER, "offsets": INTEGER, "text": ("|u1",)}
         parts = {part: self._map(path, types[part], (None,)) for part, path in files_of(name, kind).items()}
         column = LabelColumn(name, kind, **parts)

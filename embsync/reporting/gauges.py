@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embsync.checks import CHECKS
-from embsync.limits import Kind
+from embsync.limits import LimitKind
 from embsync.manifest import CheckRecord
 from embsync.reporting.markup import Markup
 from embsync.reporting.numerals import MINUS, figure
@@ -28,7 +28,7 @@ class Limits:
     @classmethod
     def of(cls, record: CheckRecord) -> Limits:
         """Return the limits of a record."""
-        kind = kind_of(record)
+        kind = gauge_kind(record)
         return cls(_pair(record.warn, kind), _pair(record.refuse, kind))
 
     @property
@@ -37,7 +37,7 @@ class Limits:
         return [limit for limit in (*self.warn, *self.refuse) if limit is not None]
 
 
-def kind_of(record: CheckRecord) -> Kind:
+def gauge_kind(record: CheckRecord) -> LimitKind:
     """Return on which side of its limits a value violates a check, even for checks that this release does not have."""
     known = CHECKS.get(record.name)
     if known is not None:
@@ -46,7 +46,7 @@ def kind_of(record: CheckRecord) -> Kind:
     return "range" if isinstance(limit, list) else "ceiling"
 
 
-def _pair(limit: float | list[float] | None, kind: Kind) -> tuple[float | None, float | None]:
+def _pair(limit: float | list[float] | None, kind: LimitKind) -> tuple[float | None, float | None]:
     if limit is None:
         return None, None
     if isinstance(limit, list):

@@ -20,7 +20,7 @@ from embsync.server.errors import Invalid
 from embsync.server.schema import Ids, IdsOrLists, Range, SearchRequest
 
 #: The fields that are queries.
-Kind = Literal["vectors", "users", "items"]
+QueryKind = Literal["vectors", "users", "items"]
 #: Default number of neighbours, if the limits allow it.
 _K = 10
 #: Characters of the longest 64-bit integer.
@@ -83,9 +83,9 @@ def search_is_quick(context: RequestContext, request: SearchRequest) -> bool:
     )
 
 
-def _queries_given(context: RequestContext, request: SearchRequest, k: int) -> tuple[Kind, Any]:
+def _queries_given(context: RequestContext, request: SearchRequest, k: int) -> tuple[QueryKind, Any]:
     """Return which of the three kinds of queries a request has, and the queries, if they are within the limits."""
-    kinds: dict[Kind, Any] = {"vectors": request.vectors, "users": request.users, "items": request.items}
+    kinds: dict[QueryKind, Any] = {"vectors": request.vectors, "users": request.users, "items": request.items}
     given = {kind: value for kind, value in kinds.items() if value is not None}
     if len(given) != 1:
         raise Invalid(
@@ -108,7 +108,7 @@ def _queries_given(context: RequestContext, request: SearchRequest, k: int) -> t
 
 
 def _search_in_blocks(
-    context: RequestContext, request: SearchRequest, k: int, kind: Kind, value: Any
+    context: RequestContext, request: SearchRequest, k: int, kind: QueryKind, value: Any
 ) -> Iterator[tuple[Array, Array, list[list[dict[str, Any]]]]]:
     """Yield ids, scores and labels, one block of queries after the other."""
     lists = {name: _filter(context, getattr(request, name), len(value), name) for name in ("allowed", "blocked")}
@@ -185,7 +185,7 @@ def _conditions(request: SearchRequest) -> dict[str, Any] | None:
     }
 
 
-def _require_consistent(context: RequestContext, request: SearchRequest, kind: Kind) -> None:
+def _require_consistent(context: RequestContext, request: SearchRequest, kind: QueryKind) -> None:
     if request.missing != "raise" and kind == "vectors":
         raise Invalid(
             "missing applies to ids only", where="$.missing", found=request.missing, expected="users or items"

@@ -12,7 +12,7 @@ import msgspec
 
 from embsync.config import Config, LimitsConfig, LogConfig, ServeConfig
 from embsync.errors import UsageError
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 from embsync.invocation import command, quoted
 from embsync.server.token import read_token
 
@@ -94,7 +94,7 @@ def _require_place(path: Path) -> None:
         )
     if path.exists() and not path.is_socket():
         raise UsageError(
-            "the socket cannot be created", where=path, found=f"a {kind_of(path.stat())}", expected="an unused path"
+            "the socket cannot be created", where=path, found=f"a {file_kind(path.stat())}", expected="an unused path"
         )
     if not path.parent.is_dir():
         raise UsageError(

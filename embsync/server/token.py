@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from embsync.errors import UsageError
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 
 _LONGEST = 4096
 _TOKEN = re.compile(rb"[!-~]{1,%d}" % _LONGEST)
@@ -58,7 +58,7 @@ def read_token(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            kind = kind_of(os.fstat(descriptor))
+            kind = file_kind(os.fstat(descriptor))
             token = os.read(descriptor, 2 * _LONGEST).strip() if kind == "file" else b""
         finally:
             os.close(descriptor)

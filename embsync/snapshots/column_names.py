@@ -189,6 +189,6 @@ def folded(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def words_of(name: str) -> list[str]:
+def name_words(name: str) -> list[str]:
     """Return the words of a name, in lower case."""
     return [word.lower() for word in _WORD.findall(name)]

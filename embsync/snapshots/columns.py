@@ -25,7 +25,7 @@ from embsync.snapshots.column_names import (
     VECTOR_WORDS,
     folded,
     is_of,
-    words_of,
+    name_words,
 )
 from embsync.snapshots.dimensions import NUMBERS, Dimensions, numbered
 from embsync.snapshots.named_arrays import reject_ids
@@ -107,9 +107,9 @@ def _vectors(side: str, columns: Columns, configured: str) -> tuple[str, ...]:
         name for name in columns.kinds if folded(name) in {*VECTOR_NAMES, *(side[:-1] + name for name in VECTOR_NAMES)}
     ]
     lists = [name for name, kind in columns.kinds.items() if kind in FLOATS]
-    named = [name for name in lists if not VECTOR_WORDS.isdisjoint(words_of(name))]
+    named = [name for name in lists if not VECTOR_WORDS.isdisjoint(name_words(name))]
     groups = columns.one_a_dimension(side)
-    of_vectors = [group for group in groups if not VECTOR_WORDS.isdisjoint(words_of(group.prefix))]
+    of_vectors = [group for group in groups if not VECTOR_WORDS.isdisjoint(name_words(group.prefix))]
     candidates = list(dict.fromkeys([*exact, *named])) or ([] if of_vectors else lists)
     groups = of_vectors or ([] if candidates else [group for group in groups if group.is_plain])
     if len(groups) + len(candidates) > 1 and groups:
@@ -138,7 +138,7 @@ def _likely_vectors(columns: Columns) -> str | None:
     likely = [
         name
         for name, kind in columns.kinds.items()
-        if kind.startswith("list") or not VECTOR_WORDS.isdisjoint(words_of(name))
+        if kind.startswith("list") or not VECTOR_WORDS.isdisjoint(name_words(name))
     ]
     return columns.cast("vector", likely[0]) if likely else None
 
@@ -182,13 +182,13 @@ def _named_as_ids(names: list[str], side: str) -> list[str]:
     ended = [
         name
         for name in names
-        if words_of(name) and words_of(name)[-1] in ID_ENDS and NEVER.isdisjoint(words_of(name)[:-1])
+        if name_words(name) and name_words(name)[-1] in ID_ENDS and NEVER.isdisjoint(name_words(name)[:-1])
     ]
     return strong or ended or [name for name in names if folded(name) in LAST_NAMES]
 
 
 def _may_be_ids(name: str, columns: Columns) -> bool:
-    kind, words = columns.kinds[name], words_of(name)
+    kind, words = columns.kinds[name], name_words(name)
     if not name and kind == "integer":
         return False  # the row numbers that pandas writes with a table
     if kind in NUMBERS or kind.startswith("list") or columns.types.get(name, "").startswith(_NO_VALUES):

@@ -29,7 +29,7 @@ def conversion_of(place: Place, kind: str) -> tuple[str, str] | None:
     if suffix != suffix.lower() and suffix.lower() in _READ:
         return "an upper-case suffix", f"mv {{sh}} {{shto}}{suffix.lower()}".format(**_paths(place))
     start = _start(place)
-    found = foreign.kind_of(place.name, start)
+    found = foreign.foreign_kind(place.name, start)
     if found is None:
         return None
     commas = foreign.decimal_commas(start) if found == "text" else None

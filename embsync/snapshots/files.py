@@ -21,7 +21,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotChanged, SnapshotError
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -124,7 +124,7 @@ class Place:
         """Open the regular file here for reading; it never blocks and never follows a link below the root."""
         descriptor = self._descend()
         try:
-            kind = kind_of(os.fstat(descriptor))
+            kind = file_kind(os.fstat(descriptor))
             if kind != "file":
                 raise SnapshotError("will not be opened", where=str(self), found=f"a {kind}", expected="a regular file")
         except BaseException:
@@ -133,11 +133,11 @@ class Place:
         return os.fdopen(descriptor, "rb", buffering=0)
 
     def entries(self) -> dict[str, str]:
-        """Return the names in this directory, sorted, each with its kind (see :func:`kind_of`)."""
+        """Return the names in this directory, sorted, each with its kind (see :func:`file_kind`)."""
         if self.listed is not None and self.parts in self.listed:
             return dict(self.listed[self.parts])
         with self._directory() as descriptor:
-            found = {name: kind_of(status) for name, status in _listing(str(self), descriptor)}
+            found = {name: file_kind(status) for name, status in _listing(str(self), descriptor)}
         kinds = {name: self.child(name)._kind_behind() if kind == "link" else kind for name, kind in found.items()}
         if self.listed is not None:
             self.listed[self.parts] = dict(kinds)
@@ -147,7 +147,7 @@ class Place:
         """Return the kind: ``file``, ``directory``, or one that is never opened."""
         descriptor = self._descend()
         try:
-            return kind_of(os.fstat(descriptor))
+            return file_kind(os.fstat(descriptor))
         finally:
             os.close(descriptor)
 
@@ -305,7 +305,7 @@ class Signature:
     def of(cls, entries: Iterable[tuple[str, os.stat_result]]) -> Signature:
         """Return the signature of the entries that :meth:`Place.walk` yields."""
         found = list(entries)
-        newest = max((status.st_mtime_ns for _, status in found if kind_of(status) == "file"), default=0)
+        newest = max((status.st_mtime_ns for _, status in found if file_kind(status) == "file"), default=0)
         return cls(stamp_of(found), _digest(found, ("st_size", "st_mtime_ns")), newest)
 
 
@@ -322,7 +322,7 @@ def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
 def _digest(entries: Iterable[tuple[str, os.stat_result]], facts: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name, status in entries:
-        kind = kind_of(status)
+        kind = file_kind(status)
         known = tuple(getattr(status, fact) for fact in facts) if kind == "file" else (kind,)
         digest.update(repr((name, *known)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

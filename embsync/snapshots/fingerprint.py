@@ -10,7 +10,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.rows import Rows
-from embsync.snapshots.row_digest import ALGORITHM, RowDigest, finished, words_of
+from embsync.snapshots.row_digest import ALGORITHM, RowDigest, finished, uint64_words
 
 if TYPE_CHECKING:
     from embsync.snapshots.snapshot import SnapshotSide
@@ -141,7 +141,7 @@ def _bytes(array: Array) -> memoryview:
 
 def _row_sums(ids: Array, weights: Array | None, block: Array) -> Array:
     """Return the two sums over rows of a Delta table, as earlier releases computed them."""
-    words = np.hstack([words_of(part) for part in (ids, weights, block) if part is not None])
+    words = np.hstack([uint64_words(part) for part in (ids, weights, block) if part is not None])
     factors = np.random.default_rng(_SEED).integers(1, 2**63, (_LANES, words.shape[1] + 1), np.uint64) * 2 + 1
     mixed = words ^ (words >> np.uint64(32))
     return np.array([finished((mixed * row[1:]).sum(axis=1, dtype=np.uint64) + row[0]).sum() for row in factors])

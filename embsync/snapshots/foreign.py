@@ -272,7 +272,7 @@ def by_name(name: str) -> str | None:
     return next((kind for kind, foreign in KINDS.items() if foreign.is_named(name)), None)
 
 
-def kind_of(name: str, start: bytes) -> str | None:
+def foreign_kind(name: str, start: bytes) -> str | None:
     """Return the kind of a file by its first bytes, else by its name, None if neither shows it."""
     named, begun = by_name(name), by_start(start)
     if begun is None or KINDS[begun].is_named(name) or (begun in {"pickle", "joblib"} and named in _PICKLED):

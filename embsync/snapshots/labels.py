@@ -16,7 +16,7 @@ from embsync.config import SnapshotConfig
 from embsync.dtypes import Array
 from embsync.errors import SnapshotError
 from embsync.ids import canonical
-from embsync.labels import KINDS, LONGEST, NAME, Kind, LabelColumn, LabelEncoder
+from embsync.labels import KINDS, LONGEST, NAME, LabelColumn, LabelEncoder, LabelKind
 from embsync.snapshots.column_files import FileColumn, Part
 from embsync.snapshots.columns import Columns, choose_ids
 from embsync.snapshots.decoded_rows import read_column
@@ -46,7 +46,7 @@ class Labels:
 class LabelTable(Protocol):
     """A source of labels."""
 
-    def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
+    def read(self, names: Sequence[str] | None, kinds: Mapping[str, LabelKind], ids: str) -> Labels:
         """Return labels.
 
         Parameters
@@ -128,12 +128,12 @@ class FileLabels:
     parts: tuple[Part, ...]
     decoders: Decoders
 
-    def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
+    def read(self, names: Sequence[str] | None, kinds: Mapping[str, LabelKind], ids: str) -> Labels:
         """Return the named columns, in the order of the files."""
         del ids
         return Labels(self.source, None, tuple(self.column(name, kinds.get(name)) for name in names or ()))
 
-    def column(self, name: str, known: Kind | None) -> LabelColumn:
+    def column(self, name: str, known: LabelKind | None) -> LabelColumn:
         """Return one column."""
         missing = next((part for part in self.parts if name not in part.kinds), None)
         if missing is not None:
@@ -181,11 +181,11 @@ def _are(values: Sequence[Any], kind: str | None) -> bool:
     return types <= _JSON[kind] and (kind != "integer" or all(one is None or abs(one) < 2**63 for one in values))
 
 
-def _kind(kind: str | None) -> Kind:
+def _kind(kind: str | None) -> LabelKind:
     return next(one for one in KINDS if one == kind)
 
 
-def _fits(kind: str | None, known: Kind) -> bool:
+def _fits(kind: str | None, known: LabelKind) -> bool:
     return kind in {None, known} or (kind == "integer" and known == "float")
 
 
@@ -197,7 +197,7 @@ class ParquetLabels:
     decoders: Decoders
     config: SnapshotConfig
 
-    def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
+    def read(self, names: Sequence[str] | None, kinds: Mapping[str, LabelKind], ids: str) -> Labels:
         """Return ids and the named columns."""
         where = str(self.place)
         part = Part.at(self.place, {"kind": "parquet"}, self.decoders)
@@ -221,7 +221,7 @@ class CsvLabels:
     place: Place
     config: SnapshotConfig
 
-    def read(self, names: Sequence[str] | None, kinds: Mapping[str, Kind], ids: str) -> Labels:
+    def read(self, names: Sequence[str] | None, kinds: Mapping[str, LabelKind], ids: str) -> Labels:
         """Return ids and the named columns, each of the narrowest kind that fits all its values."""
         where = str(self.place)
         with self.place.open() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
@@ -291,7 +291,7 @@ def _ids(where: str, texts: list[str], ids: str) -> Array:
     return np.array([min(max(int(text), -(2**63)), 2**63 - 1) for text in texts], np.int64)
 
 
-def _typed(where: str, column: LabelColumn, known: Kind | None) -> LabelColumn:
+def _typed(where: str, column: LabelColumn, known: LabelKind | None) -> LabelColumn:
     """Return a column of strings converted to the kind of its values, or to the kind it is known to have."""
     words = [word.decode() for word in column.words()]
     kind = _kind_of_words(where, column.name, words, known)
@@ -309,9 +309,9 @@ def _typed(where: str, column: LabelColumn, known: Kind | None) -> LabelColumn:
     return encoder.column()
 
 
-def _kind_of_words(where: str, name: str, words: list[str], known: Kind | None) -> Kind:
+def _kind_of_words(where: str, name: str, words: list[str], known: LabelKind | None) -> LabelKind:
     """Return the known kind if all values are of it; if none is known, the narrowest kind that fits all values."""
-    kinds: dict[Kind, bool] = {
+    kinds: dict[LabelKind, bool] = {
         "boolean": all(word.lower() in _BOOLEANS for word in words),
         "integer": all(_INTEGER.fullmatch(word) and abs(int(word)) < 2**63 for word in words),
         "float": all(_FLOAT.fullmatch(word) for word in words),

@@ -53,9 +53,9 @@ def row_sums(ids: Array, block: Array, weights: Array | None = None) -> UInt64:
     (2,) uint64 ndarray
         Sums of several blocks are added, modulo 2^64.
     """
-    parts = [(0, words_of(ids)), (_FIRST_NUMBER, words_of(block))]
+    parts = [(0, uint64_words(ids)), (_FIRST_NUMBER, uint64_words(block))]
     if weights is not None:
-        parts.append((_ID_WORDS, words_of(weights)))
+        parts.append((_ID_WORDS, uint64_words(weights)))
     hashes = np.zeros((_LANES, len(block)), np.uint64)
     for first, words in parts:
         upper = words >> np.uint64(32)
@@ -127,7 +127,7 @@ class RowDigest:
         )
 
 
-def words_of(rows: Array) -> UInt64:
+def uint64_words(rows: Array) -> UInt64:
     """Return the bytes of each row as 64-bit words, padded with zeros."""
     plain = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
     if spare := -plain.shape[1] % 8:

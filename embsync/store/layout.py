@@ -15,7 +15,7 @@ import numpy as np
 
 from embsync.dtypes import Array
 from embsync.errors import NotFoundError, SnapshotError, StoreDamaged, StoreError
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 from embsync.invocation import Command, command, quoted
 from embsync.numpy_header import LONGEST_HEADER, parse_header
 from embsync.store.durable import storage_errors
@@ -201,7 +201,7 @@ def require_directory(root: Path) -> None:
         raise StoreError(
             "not a store",
             where=root,
-            found=f"a {kind_of(root.stat())}",
+            found=f"a {file_kind(root.stat())}",
             expected="a directory",
             hint="name the store's directory with --store",
         )

@@ -17,7 +17,7 @@ from embsync.watching.discovery import Child, Discovery, discover
 from embsync.watching.history import Handled, history_of, snapshot_event
 from embsync.watching.order import Order, order_of
 
-State = Literal[
+EntryState = Literal[
     "published", "refused", "failed", "next", "waiting", "not_permitted", "skipped", "changed", "not_a_snapshot"
 ]
 
@@ -43,7 +43,7 @@ class Entry:
     """
 
     child: Child
-    state: State
+    state: EntryState
     reason: str
     version: int | None = None
     fingerprint: str | None = None

@@ -18,7 +18,7 @@ from typing import Literal
 
 from embsync.config import WatchConfig
 from embsync.errors import SnapshotError
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 from embsync.snapshots.files import Place
 from embsync.watching import source_manifest
 from embsync.watching.source_manifest import InvalidFileList
@@ -64,7 +64,7 @@ class ChildListing:
         return {
             name: status
             for name, status in self.entries.items()
-            if kind_of(status) == "file" and not any(part.startswith((".", "_")) for part in name.split("/"))
+            if file_kind(status) == "file" and not any(part.startswith((".", "_")) for part in name.split("/"))
         }
 
     def require_permission(self) -> None:
@@ -143,7 +143,7 @@ def _by_marker(listing: ChildListing, watch: WatchConfig) -> Completeness | None
 
 
 def _marked_sides(listing: ChildListing, marker: str) -> list[str]:
-    names = {name for name, status in listing.entries.items() if kind_of(status) == "directory"}
+    names = {name for name, status in listing.entries.items() if file_kind(status) == "directory"}
     # the model is at the root, or in a stage of a pipeline
     spark = sorted(
         {name[: -len(side)] for name in names for side in _SPARK_DIRECTORIES if f"/{name}".endswith(f"/{side}")}

@@ -15,7 +15,7 @@ from typing import Literal
 
 from embsync.config import SnapshotConfig, WatchConfig
 from embsync.errors import SnapshotChanged, SnapshotError, printable
-from embsync.file_kinds import kind_of
+from embsync.file_kinds import file_kind
 from embsync.snapshots import names
 from embsync.snapshots.files import NotPermitted, Place, Signature
 from embsync.snapshots.layouts import is_foreign, missing_at, recognised_by
@@ -23,7 +23,7 @@ from embsync.snapshots.natural_order import natural_key
 from embsync.watching.completeness import ChildListing, Completeness, Observation, judge
 from embsync.watching.links import LINKS_NOT_FOLLOWED, resolve_link
 
-State = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
+ChildState = Literal["ready", "waiting", "not_permitted", "not_a_snapshot"]
 Memory = Mapping[str, Observation]
 
 #: Directories that file systems (ext4) and file servers (Synology, QNAP, Windows) create, often unreadable.
@@ -71,7 +71,7 @@ class Child:
 
     name: str
     path: Path
-    state: State
+    state: ChildState
     reason: str
     stamp: str | None
     mtime_ns: int
@@ -170,7 +170,7 @@ def _inspect(
     link: str | None = None,
 ) -> tuple[Child, Observation | None]:
     found, seen, name = Signature("", "", 0), None, "/".join(place.parts)
-    state: State = "not_a_snapshot"
+    state: ChildState = "not_a_snapshot"
     try:
         entries: dict[str, os.stat_result] = {}
         reason = _rejected_by_name(link or name, kind)
@@ -191,7 +191,7 @@ def _inspect(
     return Child(printable(name), path, state, text, stamp, found.mtime_ns, found.listing or None, link), seen
 
 
-def _unreadable(error: SnapshotError) -> tuple[State, str]:
+def _unreadable(error: SnapshotError) -> tuple[ChildState, str]:
     """Return the state and the reason of a child whose files cannot be listed or judged."""
     if isinstance(error, SnapshotChanged):
         return "waiting", "changes to stop"
@@ -212,8 +212,8 @@ def _rejected_by_contents(
     if kind == "file":
         return "contains no array that could be vectors" if foreign else None
     if sided or (recognised_by(place, snapshot) and not foreign):
-        link = next((name for name, status in entries.items() if kind_of(status) == "link"), None)
-        files = any(kind_of(status) == "file" and not name.startswith((".", "_")) for name, status in entries.items())
+        link = next((name for name, status in entries.items() if file_kind(status) == "link"), None)
+        files = any(file_kind(status) == "file" and not name.startswith((".", "_")) for name, status in entries.items())
         return None if files or link is None else f"{link} is a link; {LINKS_NOT_FOLLOWED}"
     more = f" and {len(seen) - _MOST_LISTED} more" if len(seen) > _MOST_LISTED else ""
     return f"contains no file of a known layout: {', '.join(seen[:_MOST_LISTED])}{more}"

@@ -24,7 +24,7 @@ from embsync.watching.discovery import Child
 from embsync.watching.history import History, Publication
 from embsync.watching.series import Position, numbers_follow_time, position
 
-Kind = Literal["auto", "name", "mtime"]
+OrderBy = Literal["auto", "name", "mtime"]
 Key = tuple[object, ...]
 
 #: Contents newer by more than this count as newer than everything published; others may have been copied together.
@@ -62,7 +62,7 @@ class Order:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: OrderBy,
         history: History,
         children: Sequence[Child],
         decided: Decided | None,
@@ -71,7 +71,7 @@ class Order:
         self.damage = damage
         self._now = time.time()
         self._before = decided
-        self.kind: Kind = kind
+        self.kind: OrderBy = kind
         if kind == "auto":
             decided = _decided(decided, history, children, self._now)
             self.kind = decided.order

@@ -16,7 +16,7 @@ from embsync.config import Config
 from embsync.daemon import work
 from embsync.daemon.attempts import ATTEMPT, Attempts, FailureKind
 from embsync.daemon.daemon import Daemon
-from embsync.daemon.job import Job, Kind, Outcome
+from embsync.daemon.job import Job, Outcome, OutcomeKind
 from embsync.daemon.work import run
 from embsync.errors import StoreError
 from embsync.store import Store
@@ -185,7 +185,7 @@ class Watched:
         self.daemon._scanner.scan(0.0)
         return [one.child.name for one in self.daemon._scanner.queue]
 
-    def end(self, kind: Kind, **options: Any) -> None:
+    def end(self, kind: OutcomeKind, **options: Any) -> None:
         """Record an outcome of the first snapshot in the queue."""
         one = self.daemon._scanner.queue[0]
         self.daemon._attempts.begin(one)
@@ -248,7 +248,7 @@ def test_a_snapshot_that_killed_thirty_daemons_is_set_aside(watched: Watched) ->
 
 
 @pytest.mark.parametrize("kind", ["published", "refused", "failed", "unchanged"])
-def test_any_final_outcome_resets_the_attempts(watched: Watched, kind: Kind) -> None:
+def test_any_final_outcome_resets_the_attempts(watched: Watched, kind: OutcomeKind) -> None:
     """After two crashes and any final outcome, no attempts remain, on disk or in memory."""
     watched.look()
     for _ in range(2):
@@ -262,7 +262,9 @@ def test_any_final_outcome_resets_the_attempts(watched: Watched, kind: Kind) -> 
 
 
 @pytest.mark.parametrize("kind", ["error", "failed"])
-def test_the_parts_of_an_error_are_log_fields(watched: Watched, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_parts_of_an_error_are_log_fields(
+    watched: Watched, kind: OutcomeKind, caplog: pytest.LogCaptureFixture
+) -> None:
     """They are also in status.json, so that nothing has to parse the message."""
     details = {"found": "1 row", "expected": "2 rows", "hint": "write it again"}
     watched.look()
@@ -292,7 +294,7 @@ def test_the_parts_of_an_error_reach_the_daemon(watched: Watched) -> None:
     [(MemoryError(), "crashed"), (OSError(errno.ENOMEM, "no"), "crashed"), (OSError(errno.EIO, "no"), "error")],
 )
 def test_a_lack_of_memory_counts_as_a_crash_in_any_form(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch, cause: Exception, kind: Kind
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, cause: Exception, kind: OutcomeKind
 ) -> None:
     """It is caused by the snapshot and counts as a crash; another error of the system does not."""
 

@@ -69,8 +69,10 @@ class Place:
         return [{"failures": 0}] if found is None else list(found["sinks"].values())
 
     def numbers(self) -> list[int | None]:
-        found = [served(path) for path in self.sinks.values()]
-        return [None if sink is None else sink.number for sink in found]
+        """Return the current version of each sink; its files may be removed while it is polled."""
+        return [
+            DirectorySink(DirectorySinkConfig(name=name, path=str(path))).current() for name, path in self.sinks.items()
+        ]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from embsync.alignment.gram import sum_side
 from embsync.alignment.moments import Moments
 from embsync.alignment.preservation import residual_scale, written_block
 from embsync.dtypes import Array
-from embsync.engines.protocol import Kept, Mapping, SideTable, WrittenTable
+from embsync.engines.protocol import Kept, RowMapping, SideTable, WrittenTable
 from embsync.errors import SnapshotError
 from embsync.ids import positions_in, sample
 from embsync.rows import ArrayRows
@@ -47,7 +47,7 @@ class World:
         matrix = random.normal(size=(WIDTH, DIMENSION))
         exact = self.vectors.astype(np.float64)
         scale = residual_scale(exact.T @ exact, matrix, ROWS)
-        self.mapping = Mapping(
+        self.mapping = RowMapping(
             matrix, scale, NUMBER, KEPT, random.normal(size=(DIMENSION, WIDTH)), np.sort(self.ids[::9])
         )
 

@@ -9,9 +9,15 @@ from collections.abc import Iterator
 
 from support.quick import quick_directory
 
-#: Binds a port and prints it; milvus-lite's own command needs a given port, which others may take meanwhile.
+#: Binds a port and prints it; milvus-lite's own command needs a given port, which others may take meanwhile. pymilvus
+#: sends a keepalive every ten seconds, which Milvus permits; with gRPC's default, milvus-lite closes such a connection
+#: ("too many pings").
 _SERVER = """
 import sys
+import grpc
+plain = grpc.server
+keepalive = [("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.min_ping_interval_without_data_ms", 5000)]
+grpc.server = lambda pool, options: plain(pool, options=[*options, *keepalive])
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 server, _, port = start_server_in_thread(sys.argv[1])
 print("listening on", port, flush=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import functions as sql
 
 from embsync.engines.batches import ids_to, lists_of
-from embsync.engines.first_pass import Batches, Work
+from embsync.engines.first_pass import Batches, PartitionWork
 from embsync.engines.spark.errors import spark_errors
 from embsync.engines.spark.session import Jobs
 from embsync.engines.spark.table import SparkTable
@@ -94,7 +94,7 @@ class SparkEngine:
         return SparkTable(name, str(files[0].parent), frame, width, np.dtype(np.float32), strings, self.outputs)
 
 
-def _reading(files: list[str]) -> Work:
+def _reading(files: list[str]) -> PartitionWork:
     """Return a function that reads ``_ROWS`` rows from each given row number on."""
 
     def work(batches: Batches) -> Batches:

@@ -21,7 +21,7 @@ from pyspark.sql import functions as sql
 from embsync.dtypes import Array, Float64
 from embsync.engines.batches import ids_of
 from embsync.engines.first_pass import TOTALS, sampling, sum_totals, taking, totals_of, triangle_of
-from embsync.engines.protocol import Kept, Mapping, SideTotals, TakenRows, WrittenTable
+from embsync.engines.protocol import Kept, RowMapping, SideTotals, TakenRows, WrittenTable
 from embsync.engines.second_pass import RESULT, writing
 from embsync.engines.spark.errors import spark_errors
 from embsync.engines.totals import row_counts, totals_from, unpacked
@@ -132,7 +132,7 @@ class SparkTable:
             examples = each.where("live > 1").limit(5).collect() if found["repeated"] else []
         return row_counts(found | {"examples": [row["id"] for row in examples]}, self)
 
-    def write(self, parent: SparkTable | None, mapping: Mapping, target: Path) -> WrittenTable:
+    def write(self, parent: SparkTable | None, mapping: RowMapping, target: Path) -> WrittenTable:
         """Map every row and write part files, one per range of ids."""
         with spark_errors(self.source):
             rows = self._raw.withColumn("last_seen", sql.lit(None).cast("long"))
@@ -157,7 +157,7 @@ class SparkTable:
     def _list_type(self) -> str:
         return "array<double>" if self.dtype.itemsize == 8 else "array<float>"
 
-    def _outputs(self, parent: SparkTable | None, mapping: Mapping) -> int:
+    def _outputs(self, parent: SparkTable | None, mapping: RowMapping) -> int:
         rows = self.rows + (0 if parent is None else parent.rows)
         return self.outputs or 1 + rows * mapping.matrix.shape[1] * 4 // _PART_BYTES
 
