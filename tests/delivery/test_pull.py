@@ -691,6 +691,17 @@ def test_pull_follow_pulls_each_version_until_stopped(
     assert_at_rest(mirror.copy, *PULLED)
 
 
+def test_a_follower_that_says_it_started_handles_signals(mirror: Mirror) -> None:
+    """SIGTERM right after the log line is a stop: it is logged, and the exit code is 0."""
+    command = [sys.executable, "-m", "embsync", "pull", mirror.config.url, "--store", str(mirror.copy), "--json"]
+    with subprocess.Popen([*command, "--follow"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert json.loads(process.stderr.readline())["event"] == "started"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert json.loads(process.stderr.read().splitlines()[-1])["event"] == "stopped"
+
+
 def arrive(mirror: Mirror, number: int) -> None:
     """Wait until a version is current in the copy."""
 

@@ -257,7 +257,12 @@ def test_invalid_arguments_are_usage_errors(root: Path, arguments: list[str], ca
 
 
 def test_hints_for_negative_ids_can_be_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A negative id is printed after ``--``, and if it is unknown, ``--missing`` is printed before."""
+    """A negative id is printed after ``--`` with a side, and if it is unknown, ``--missing`` is printed before."""
+    assert run(["lookup", "-57", "--store", str(root)]) == 2
+    without_side = capsys.readouterr().err.partition("hint: embsync ")[2].split()
+    assert without_side == ["lookup", "--store", str(root), "--", "items", "-57"]
+    assert run(without_side) == 6
+    capsys.readouterr()
     assert run(["lookup", "users", "-57", "--store", str(root)]) == 2
     first = capsys.readouterr().err.partition("hint: embsync ")[2].split()
     assert first == ["lookup", "--store", str(root), "--", "users", "-57"]

@@ -160,6 +160,7 @@ def test_a_world_readable_token_is_warned_about(tmp_path: Path, capsys: pytest.C
     warning, error = capsys.readouterr().err.splitlines()
     assert "every user of this machine can read the token" in warning
     assert "cannot listen; found Address already in use" in error
+    assert error.endswith(f"to see which process listens there: ss -ltnp 'sport = :{where.partition(':')[2]}'")
 
 
 def test_a_socket_needs_a_usable_path(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ _SERVER = """
 import sys
 import grpc
 plain = grpc.server
-keepalive = [("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.min_ping_interval_without_data_ms", 5000)]
+keepalive = [("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_ping_strikes", 0)]
 grpc.server = lambda pool, options: plain(pool, options=[*options, *keepalive])
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 server, _, port = start_server_in_thread(sys.argv[1])
