@@ -199,7 +199,7 @@ class _Bounded:
         data: bytes = self._unpacked.read(min(size, _BLOCK) if size >= 0 else _BLOCK)
         self._given += len(data)
         if self._given > self._most:
-            raise Unusable("more than text can expand to", "a larger one", f"at most {self._most} bytes")
+            raise Unusable("more than text can expand to", "a larger size", f"at most {self._most} bytes")
         return data
 
     def readable(self) -> bool:

@@ -174,6 +174,8 @@ def _inspect(
     try:
         entries: dict[str, os.stat_result] = {}
         reason = _rejected_by_name(link or name, kind)
+        if reason is None and printable(name) != name:
+            reason = "a link to a name that is not UTF-8"
         if reason is None:
             entries = dict(place.walk()) if kind == "directory" or recognised_by(place, snapshot) else {}
             reason = _rejected_by_contents(place, kind, entries, snapshot)

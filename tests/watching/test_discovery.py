@@ -319,6 +319,17 @@ def test_hashes_are_compared_wherever_a_manifest_is_evidence(tmp_path: Path, com
     assert not (tmp_path / "S").exists()
 
 
+@pytest.mark.parametrize("target", [b"\xff", b"deep/\xff"])
+def test_a_link_to_a_name_that_is_not_utf_8_is_skipped_with_a_reason(tmp_path: Path, target: bytes) -> None:
+    """The path could not be sent to the process that publishes."""
+    path = tmp_path / os.fsdecode(target)
+    write_npy(path, model(items=3, users=3))
+    (tmp_path / "latest").symlink_to(path.relative_to(tmp_path))
+    found = discover(tmp_path, AT_ONCE, SNAPSHOT, now=time.time(), memory={}).children
+    (linked,) = (child for child in found if child.link == "latest")
+    assert (linked.state, linked.reason) == ("not_a_snapshot", "a link to a name that is not UTF-8")
+
+
 def test_progress_of_hashing_never_exceeds_100_percent(tmp_path: Path) -> None:
     """It holds even if a file is longer than its manifest says."""
     path = write_npy(tmp_path / "day=1", model())
