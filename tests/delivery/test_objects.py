@@ -12,7 +12,6 @@ from servers import BUCKET, S3Server
 
 from embsync.config import ObjectStoreConfig
 from embsync.delivery import local_objects
-from embsync.delivery.cloud_objects import CloudObjects
 from embsync.delivery.endpoints import open_objects
 from embsync.delivery.local_objects import LocalObjects
 from embsync.delivery.objects import Objects
@@ -97,10 +96,12 @@ class TestConditional(Swapping):
 
     def test_the_service_evaluates_the_condition(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The service refuses a write after another publisher's, so that no lock is needed."""
+        from embsync.delivery.cloud_objects import CloudObjects
+
         self.objects.write("pointer", b"1")
         put = CloudObjects._put_if
 
-        def late(objects: CloudObjects, key: str, data: bytes, mode: object) -> bool:
+        def late(objects: Objects, key: str, data: bytes, mode: object) -> bool:
             self.other.write(key, b"of another one")
             return put(objects, key, data, mode)
 

@@ -165,6 +165,7 @@ def test_an_invalid_age_is_refused(version: Version, limit: Any) -> None:
     assert caught.value.expected is not None
 
 
+@pytest.mark.services("pandas")
 def test_tables_have_times_and_ages(version: Version) -> None:
     """Arrow tables have times beside versions; a data frame has them on request, and still no copy of the vectors."""
     side = version.items

@@ -100,6 +100,7 @@ def test_the_printed_conversion_works_as_printed(tmp_path: Path, write: Callable
     assert [re.sub(r"\D", "", str(id_)) for id_ in items.ids().tolist()] == [str(number) for number in range(12)]
 
 
+@pytest.mark.services("pandas")
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
 def test_decimal_commas_are_converted_by_the_printed_line(tmp_path: Path, ending: str) -> None:
     """A table with a European locale is refused with a line of Python that converts it."""
