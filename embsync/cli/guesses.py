@@ -206,7 +206,8 @@ def _ids_last(command: click.Command, words: Sequence[str]) -> list[str]:
             options += [word, *([value] if (value := next(rest, None)) is not None else [])]
     first = next(one for one in command.params if isinstance(one, click.Argument))
     if isinstance(first.type, click.Choice) and others[:1] and others[0] not in first.type.choices:
-        others.insert(0, first.type.choices[0])
+        near = difflib.get_close_matches(others[0], first.type.choices, n=1, cutoff=0.75)
+        others = [*near, *others[1:]] if near else [first.type.choices[0], *others]
     return [*options, "--", *others]
 
 

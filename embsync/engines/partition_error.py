@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 
 _MARK = '{"embsync": '
+#: What is left if the text was cut off after the first two parts.
+_CUT_OFF = re.compile(r'\{"embsync": "(\w+)", "what": "([^"\\]+)"')
 
 
 class PartitionError(Exception):
@@ -23,9 +26,13 @@ class PartitionError(Exception):
         super().__init__(json.dumps({"embsync": code, "what": what, "found": found, "expected": expected}))
 
 
-def parts_in(text: str) -> dict[str, str]:
-    """Return the parts of the first :class:`PartitionError` in a text, its code as ``embsync``; none without one."""
-    with contextlib.suppress(ValueError, KeyError):  # there is none, or it was cut off
+def parts_in(text: str) -> dict[str, str | None]:
+    """Return the parts of the first :class:`PartitionError` in a text, its code as ``embsync``; none without one.
+
+    ``found`` and ``expected`` are None if the text was cut off before their end.
+    """
+    with contextlib.suppress(ValueError, KeyError):
         found = json.JSONDecoder().raw_decode(text, text.index(_MARK))[0]
         return {name: str(found[name]) for name in ("embsync", "what", "found", "expected")}
-    return {}
+    cut = _CUT_OFF.search(text)
+    return {} if cut is None else {"embsync": cut[1], "what": cut[2], "found": None, "expected": None}

@@ -176,14 +176,17 @@ def test_errors_of_spark_are_one_line(message: str, kind: type[Exception], hint:
     [("repeated_id", SnapshotChanged, "rename"), ("not_as_written", StoreError, "faulty")],
 )
 def test_errors_of_partitions_arrive_as_data(code: str, kind: type[EmbsyncError], hint: str) -> None:
-    """From the text of a worker's traceback, whatever else that text contains; cut off, it is an error of Spark."""
+    """They are in the text of a worker's traceback, whatever else that text contains, even if it is cut off later."""
     raised = PartitionError(code, "it went wrong", "an id: é \n}", "none")
     text = f"PermissionError: no\nembsync.engines.partition_error.PartitionError: {raised}\n\tat org.apache.Spark"
     found = as_error(Py4JJavaError(text), "day=1")
     assert type(found) is kind
     assert (found.what, found.where, found.found, found.expected) == ("it went wrong", "day=1", "an id: é \n}", "none")
     assert hint in str(found.hint)
-    for other in (str(raised)[:-2], str(PartitionError("another", "", "", "")), '{"embsync": "repeated_id"}'):
+    for end in (-2, str(raised).index(', "found')):
+        cut = as_error(Py4JJavaError(f"PermissionError: no\n{str(raised)[:end]}"), "day=1")
+        assert (type(cut), cut.what, cut.found, cut.expected, cut.hint) == (kind, found.what, None, None, found.hint)
+    for other in (str(raised)[:20], str(PartitionError("another", "", "", "")), '{"embsync": "repeated_id"}'):
         assert type(as_error(Py4JJavaError(other), "day=1")) is EngineError
 
 

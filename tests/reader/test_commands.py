@@ -263,6 +263,10 @@ def test_hints_for_negative_ids_can_be_run(root: Path, capsys: pytest.CaptureFix
     assert without_side == ["lookup", "--store", str(root), "--", "items", "-57"]
     assert run(without_side) == 6
     capsys.readouterr()
+    assert run(["lookup", "user", "-57", "--store", str(root)]) == 2
+    assert "-- users -57" in capsys.readouterr().err
+    assert run(["lookup", "1000", "-57", "--store", str(root)]) == 2
+    assert "-- items 1000 -57" in capsys.readouterr().err
     assert run(["lookup", "users", "-57", "--store", str(root)]) == 2
     first = capsys.readouterr().err.partition("hint: embsync ")[2].split()
     assert first == ["lookup", "--store", str(root), "--", "users", "-57"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,24 @@ def test_missing_parts_are_waited_for(tmp_path: Path) -> None:
     some = write(tmp_path / "some", model(), "{}-{{:05}}-of-{{:05}}")
     (some / "items-00011-of-00012.npy").unlink()
     with pytest.raises(SnapshotIncomplete, match="11 pieces; expected 12"):
+        open_snapshot(some, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "found"),
+    [
+        ("items-00003-of-00013.npy", shutil.copy, "13 pieces, whose names say 12, 13"),
+        ("items-00012-of-00012.npy", shutil.copy, "13 pieces, whose names say 12"),
+        ("items-00003-of-00014.npy", shutil.move, "12 pieces, whose names say 12, 14"),
+    ],
+)
+def test_pieces_of_more_than_one_array_are_refused(
+    tmp_path: Path, name: str, place: Callable[[Path, Path], object], found: str
+) -> None:
+    """The message has the number of pieces and every total that names state."""
+    some = write(tmp_path / "some", model(), "{}-{{:05}}-of-{{:05}}")
+    place(some / "items-00003-of-00012.npy", some / name)
+    with pytest.raises(SnapshotError, match=f"pieces of more than one array; found {found}; expected one array"):
         open_snapshot(some, CONFIG)
 
 

@@ -99,9 +99,11 @@ def as_error(error: Exception, where: str) -> EmbsyncError:
     """Return an error of Spark as one of embsync."""
     text = _text(error)
     parts = parts_in(text)
-    if known := _OF_PARTITIONS.get(parts.get("embsync", "")):
+    if known := _OF_PARTITIONS.get(parts.get("embsync") or ""):
         of_partition, advice = known
-        return of_partition(parts["what"], where=where, found=parts["found"], expected=parts["expected"], hint=advice)
+        return of_partition(
+            parts["what"] or "", where=where, found=parts["found"], expected=parts["expected"], hint=advice
+        )
     for pattern, kind, what, hint in _KNOWN:
         if found := re.search(pattern, text):
             return kind(what, where=where, found=_around(text, found), hint=hint)
